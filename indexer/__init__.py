@@ -1,0 +1,42 @@
+"""Claude Code's transcripts in SQLite: what was used, what it cost, where, and what was said.
+
+    from indexer import refresh, connect, query, load_claude_metrics_from_home_dir_parallel
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClaudeMetrics",
+    "CmError",
+    "connect",
+    "load_claude_metrics_from_home_dir",
+    "load_claude_metrics_from_home_dir_parallel",
+    "query",
+    "refresh",
+]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .api import (
+        connect,
+        load_claude_metrics_from_home_dir,
+        load_claude_metrics_from_home_dir_parallel,
+        query,
+    )
+    from .errors import CmError
+    from .metrics import ClaudeMetrics
+    from .refresh import refresh
+
+
+def __getattr__(name: str) -> Any:
+    # The command line imports this package at every start and needs none of it.
+    modules = {"ClaudeMetrics": "metrics", "CmError": "errors", "refresh": "refresh"}
+    if name in __all__:
+        from importlib import import_module
+
+        return getattr(import_module(f".{modules.get(name, 'api')}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m indexer` is `cm`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,85 @@
+"""How far a transcript was read, and what has happened to it since."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    from .discovery import Found
+
+    class Checkpoint(NamedTuple):
+        """What the index remembers of a transcript: the columns of `files`, with times in nanoseconds."""
+
+        id: int
+        size: int
+        mtime_ns: int
+        inode: int
+        checked_ns: int
+        offset: int
+        head_hash: int | None
+        tail_hash: int | None
+        line_count: int
+        session: str | None
+        first_at: int | None
+        last_at: int | None
+        parser_version: int
+        is_gone: int
+        has_error: int
+
+else:
+    Checkpoint = namedtuple(
+        "Checkpoint",
+        "id size mtime_ns inode checked_ns offset head_hash tail_hash line_count session first_at last_at "
+        "parser_version is_gone has_error",
+    )
+
+# Raise it when the parser makes other rows of the same bytes: transcripts that are still there are then read again.
+PARSER_VERSION = 1
+SAMPLE = 4096
+# File systems and editors give times as coarse as two seconds (FAT): a file that young may change unnoticed.
+RACY_NS = 2_000_000_000
+
+UNCHANGED = "unchanged"
+GROWN = "grown"
+REWRITTEN = "rewritten"
+STALE = "stale"
+SUSPECT = "suspect"
+
+
+def classify(known: Checkpoint, found: Found) -> str:
+    """What a `stat` tells of a known transcript: unchanged, grown, rewritten, stale or suspect.
+
+    `grown` and `suspect` (changed too recently for its time to be trusted) hold only if `matches` confirms them.
+    """
+    if known.parser_version != PARSER_VERSION:
+        return STALE
+    if found.size > known.size:
+        # Until a session and a time are found in it, its records borrow the file's name and time, which may change.
+        needs_both = known.line_count and (known.session is None or known.first_at is None)
+        return STALE if needs_both else GROWN
+    if (found.size, found.mtime_ns, found.inode) != (known.size, known.mtime_ns, known.inode):
+        return REWRITTEN
+    return UNCHANGED if found.mtime_ns < known.checked_ns - RACY_NS else SUSPECT
+
+
+def samples(descriptor: int, offset: int) -> tuple[int, int]:
+    """Digests of the first and the last 4 KiB before the offset. Raises OSError."""
+    from .digest import digest
+
+    head = digest(os.pread(descriptor, min(SAMPLE, offset), 0))
+    return head, head if offset <= SAMPLE else digest(os.pread(descriptor, SAMPLE, offset - SAMPLE))
+
+
+def matches(known: Checkpoint, path: str) -> bool:
+    """Whether the bytes around the checkpoint are still those that were read. Raises OSError."""
+    if known.offset == 0:
+        return True
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return samples(descriptor, known.offset) == (known.head_hash, known.tail_hash)
+    finally:
+        os.close(descriptor)

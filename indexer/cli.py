@@ -1,0 +1,115 @@
+"""The command line: commands are found by name and imported when they run."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import click
+
+from . import __version__
+from .errors import CmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# Name, module below `commands`, what it does: `cm --help` imports none of them.
+COMMANDS = {
+    "refresh": ("refresh", "Index what is new or changed."),
+    "stats": ("stats", "Totals by model and by project."),
+    "query": ("query", "Ask the index in SQL, or by a named query."),
+    "queries": ("query", "List the named queries."),
+    "status": ("status", "The index's health and what it covers."),
+    "verify": ("verify", "Compare the index with the transcripts."),
+}
+# What people's hands know from other tools.
+ALIASES = {"session": "sessions"}
+DEFAULT = "daily"
+
+
+class LazyGroup(click.Group):
+    """Commands by name, imported one at a time; without a name, the default command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
+            return None
+        module = import_module(f".commands.{COMMANDS[name][0]}", __package__)
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if DEFAULT in COMMANDS and (not args or (args[0].startswith("-") and args[0] not in _GROUP_OPTIONS)):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+_GROUP_OPTIONS = {"-h", "--help", "--version"}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="cm", message="%(prog)s %(version)s")
+def cli() -> None:
+    """What Claude Code used, what it cost, where, and what was said: from an index that outlives its transcripts."""
+
+
+def run_cli(arguments: list[str]) -> int:
+    """Runs a command; its exit code. Raises CmError."""
+    try:
+        result = cli.main(arguments, prog_name="cm", standalone_mode=False, color=_color())
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _color() -> bool | None:
+    # click knows neither variable. https://no-color.org: set and not empty, whatever the value.
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
+
+
+def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that works with the index."""
+    for option in (
+        click.option("--db", metavar="FILE", help="The index; else CM_DB, else ~/.local/share/cm/cm.db."),
+        click.option(
+            "--root", "roots", multiple=True, metavar="DIR", help="Claude config directory; may be repeated."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def refresh_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that refresh before they answer."""
+    return click.option("--no-refresh", is_flag=True, help="Answer from the index as it is.")(function)
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that print data."""
+    return click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def say(message: str) -> None:
+    """Talk goes to stderr: stdout is data."""
+    from .output import printable
+
+    click.echo(f"cm: {printable(message)}", err=True)
+
+
+__all__ = ["CmError", "cli", "index_options", "json_option", "refresh_option", "run_cli", "say"]

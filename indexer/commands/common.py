@@ -1,0 +1,70 @@
+"""What commands share that answer from the index: bringing it up to date first, and opening it."""
+
+from __future__ import annotations
+
+import os
+
+from .. import config, store
+from ..cli import say
+from ..errors import CmError, IndexUnusable, Locked, NoHistory
+from ..refresh import refresh
+from .refresh import complain_if_empty, progress_bar, report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+
+def open_index(db: str | None, roots: Sequence[str], no_refresh: bool, command: str) -> sqlite3.Connection:
+    """The index, read-only, refreshed first unless asked not to.
+
+    If it cannot be refreshed, the answer comes from the index as it is, and stderr says so. While the very first
+    refresh is at work it is waited for: part of a total would be a wrong total.
+
+    Raises CmError.
+    """
+    path = config.database(db)
+    if not no_refresh:
+        _refresh(path, roots, command)
+    connection = store.open_reader(path)
+    if no_refresh and connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone():
+        say("the first refresh has not completed: these are not all numbers yet; run `cm refresh`")
+    _mention_other_roots(connection, roots)
+    return connection
+
+
+def _refresh(path: str, roots: Sequence[str], command: str) -> None:
+    try:
+        summary = refresh(roots, path, command=command, wait=not _is_complete(path), progress=progress_bar())
+        report(summary, path)
+        if not summary.files_seen:
+            complain_if_empty(path, roots)
+    except Locked:
+        say("another refresh is at work; this is the index as it is")
+    except NoHistory:
+        raise
+    except CmError as error:
+        if not _is_complete(path):
+            raise
+        say(f"not refreshed: {error}")
+
+
+def _is_complete(path: str) -> bool:
+    if not os.path.exists(path):
+        return False
+    try:
+        connection = store.open_reader(path)
+    except IndexUnusable:
+        return False
+    try:
+        return connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is None
+    finally:
+        connection.close()
+
+
+def _mention_other_roots(connection: sqlite3.Connection, roots: Sequence[str]) -> None:
+    found, _ = config.roots(roots)
+    others = [row[0] for row in connection.execute("SELECT DISTINCT root FROM files") if row[0] not in found]
+    if others:
+        say(f"the index also holds the history of {', '.join(sorted(others))}")

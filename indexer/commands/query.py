@@ -1,0 +1,77 @@
+"""`cm query` and `cm queries`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from .. import queries as library
+from ..cli import index_options, json_option
+from ..errors import BadInput
+from ..output import FORMATS, dumps, render
+from .common import open_index
+
+
+@click.command()
+@click.argument("sql", metavar="SQL|NAME")
+@click.option("-p", "--param", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Else a table on a terminal, JSON elsewhere.")
+@click.option("--refresh", "refreshes", is_flag=True, help="Bring the index up to date first.")
+@click.option("--time-limit", type=float, default=library.SECONDS, show_default=True, help="Seconds it may take.")
+@json_option
+@index_options
+def query(
+    roots: tuple[str, ...],
+    db: str | None,
+    as_json: bool,
+    time_limit: float,
+    refreshes: bool,
+    form: str | None,
+    parameters: tuple[tuple[str, str], ...],
+    sql: str,
+) -> None:
+    """Ask the index in SQL, or by a named query. Nothing can be changed.
+
+    \b
+    Examples:
+      cm query "SELECT model, sum(output_tokens) AS output FROM usage GROUP BY model"
+      cm query dearest-sessions -p limit 5 --format markdown
+    """
+    connection = open_index(db, roots, not refreshes, "query")
+    try:
+        columns, rows = library.run(connection, sql, {name: _value(value) for name, value in parameters}, time_limit)
+    finally:
+        connection.close()
+    chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "json")
+    text = render(columns, rows, chosen)
+    if text:
+        click.echo(text)
+
+
+def _value(text: str) -> int | float | str:
+    """Numbers as numbers: SQLite compares '5' and 5 as different."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def queries(name: str | None, as_json: bool) -> None:
+    """List the named queries, or show the SQL of one."""
+    found = library.named()
+    if name is not None:
+        if name not in found:
+            raise BadInput(f"there is no query named {name}; `cm queries` lists them")
+        click.echo(found[name].sql.rstrip())
+        return
+    if as_json:
+        click.echo(dumps([item._asdict() for item in found.values()], indent=True))
+        return
+    rows = [(item.name, " ".join(item.parameters), item.description) for item in found.values()]
+    click.echo(render(["name", "parameters", "what it answers"], rows, "table"))

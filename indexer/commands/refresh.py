@@ -1,0 +1,147 @@
+"""`cm refresh`. Its plain form runs without click, so click is imported only where options are parsed."""
+
+from __future__ import annotations
+
+import sys
+
+from .. import config, refresh as library
+from ..errors import NoHistory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import click
+
+    from ..refresh import Progress, Summary
+
+FAILED = 3
+
+
+def run(
+    roots: Sequence[str] = (),
+    db: str | None = None,
+    paths: Sequence[str] = (),
+    full: bool = False,
+    workers: int | None = None,
+    is_quiet: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Refreshes, tells what was done, and gives the exit code."""
+    bar = None if is_quiet else progress_bar()
+    summary = library.refresh(roots, db, paths=paths, full=full, workers=workers, progress=bar)
+    report(summary, config.database(db))
+    if as_json:
+        import json
+
+        print(json.dumps(summary.to_dict(), indent=2))
+    elif not is_quiet:
+        print(_sentence(summary), file=sys.stderr)
+    if not summary.files_seen:
+        complain_if_empty(config.database(db), roots)
+    return FAILED if summary.files_failed else 0
+
+
+def _sentence(summary: Summary) -> str:
+    if not summary.files_parsed:
+        return f"{summary.files_seen:,} transcripts, nothing new ({summary.seconds:.2f} s)"
+    return (
+        f"{summary.files_parsed:,} of {summary.files_seen:,} transcripts read: {summary.records_added:,} records, "
+        f"{summary.responses_added:,} new responses, {summary.bytes_read / 1e6:,.1f} MB in {summary.seconds:.2f} s"
+    )
+
+
+def report(summary: Summary, db: str) -> None:
+    """Names what could not be read on stderr, and logs a run that is worth it."""
+    from ..log import SLOW_SECONDS
+
+    if summary.seconds <= SLOW_SECONDS and not summary.failures:
+        return
+    from ..log import log_refresh
+    from ..metrics import total_cost
+    from ..output import printable
+    from ..store import open_reader
+
+    connection = open_reader(db)
+    try:
+        log_refresh(summary, total_cost(connection))
+    finally:
+        connection.close()
+    for path, reason in summary.failures.items():
+        print(f"cm: {printable(path)}: {printable(reason)}; it is tried again next time", file=sys.stderr)
+    if summary.files_failed * 10 > summary.files_seen:
+        print(f"cm: {summary.files_failed} of {summary.files_seen} transcripts could not be read", file=sys.stderr)
+
+
+def complain_if_empty(db: str, roots: Sequence[str]) -> None:
+    """Raises NoHistory if there is no transcript and the index knows of none either."""
+    from ..store import open_reader
+
+    connection = open_reader(db)
+    try:
+        if connection.execute("SELECT 1 FROM files LIMIT 1").fetchone():
+            return
+    finally:
+        connection.close()
+    _, looked = config.roots(roots)
+    raise NoHistory(
+        f"no Claude Code history found in {', '.join(f'{place}/projects' for place in looked)};"
+        " name its directory with --root or CLAUDE_CONFIG_DIR, or see what it would look like with `cm demo`"
+    )
+
+
+def progress_bar() -> Progress | None:
+    """A bar on stderr if that is a terminal; it appears when there is much to read."""
+    if not sys.stderr.isatty():
+        return None
+    shown: list[click.ui.ProgressBar[int]] = []  # type: ignore[name-defined]
+
+    def update(done: int, total: int) -> None:
+        if total < 20_000_000:
+            return
+        if not shown:
+            import click
+
+            shown.append(click.progressbar(length=total, label="Reading transcripts", file=sys.stderr))
+            shown[0].__enter__()
+        shown[0].update(done - shown[0].pos)
+        if done >= total:
+            shown[0].__exit__(None, None, None)
+
+    return update
+
+
+def __getattr__(name: str) -> click.Command:
+    if name == "refresh":
+        return _command()
+    raise AttributeError(name)
+
+
+def _command() -> click.Command:
+    import click
+
+    from ..cli import index_options, json_option
+
+    @click.command("refresh")
+    @click.argument("paths", nargs=-1, metavar="[PATH]...")
+    @click.option("--full", is_flag=True, help="Read every transcript again from its beginning.")
+    @click.option("--workers", type=click.IntRange(1, 1000), help="Threads that read and parse.")
+    @click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing unless something failed.")
+    @json_option
+    @index_options
+    def command(
+        roots: tuple[str, ...],
+        db: str | None,
+        as_json: bool,
+        is_quiet: bool,
+        workers: int | None,
+        full: bool,
+        paths: tuple[str, ...],
+    ) -> int:
+        """Index what is new or changed, everywhere or only below PATH.
+
+        Only new bytes are read. What was indexed stays when its transcript is deleted or rewritten.
+        """
+        return run(roots, db, paths, full, workers, is_quiet, as_json)
+
+    return command

@@ -1,0 +1,64 @@
+"""`cm stats`."""
+
+from __future__ import annotations
+
+import click
+
+from .. import metrics
+from ..cli import index_options, json_option, refresh_option
+from ..output import dumps, printable, render
+from .common import open_index
+
+
+@click.command()
+@refresh_option
+@json_option
+@index_options
+def stats(roots: tuple[str, ...], db: str | None, as_json: bool, no_refresh: bool) -> None:
+    """Totals of everything indexed, by model and by project.
+
+    Costs are what the API would charge; a subscription is not billed this way.
+    """
+    connection = open_index(db, roots, no_refresh, "stats")
+    try:
+        found = metrics.from_index(connection)
+    finally:
+        connection.close()
+    click.echo(dumps(found.to_dict(), indent=True) if as_json else _text(found))
+
+
+def _text(found: metrics.ClaudeMetrics) -> str:
+    models = [
+        (name, model.input_tokens, model.output_tokens, model.cache_creation_tokens, model.cache_read_tokens,
+         model.message_count, _cost(model.total_cost, name, found))
+        for name, model in found.model_breakdown.items()
+    ]  # fmt: skip
+    projects = [
+        (project.name, project.conversation_count, project.message_count, project.total_output_tokens,
+         f"${project.total_cost:,.2f}")
+        for project in sorted(found.project_breakdown.values(), key=lambda project: -project.total_cost)
+    ]  # fmt: skip
+    total = (
+        f"{found.messages_count:,} responses in {found.conversations_count:,} conversations, "
+        f"${found.total_cost:,.2f} at the API's prices (a subscription is not billed this way)"
+    )
+    parts = [
+        total,
+        render(
+            ["model", "input", "output", "cache write", "cache read", "responses", "cost"], _grouped(models), "table"
+        ),
+        render(["project", "sessions", "responses", "output", "cost"], _grouped(projects), "table"),
+    ]
+    parts += [
+        f"unpriced: {printable(model)}, {tokens:,} tokens; give it a price with `cm prices set`"
+        for model, tokens in found.unpriced_models.items()
+    ]
+    return "\n\n".join(parts)
+
+
+def _cost(cost: float, model: str, found: metrics.ClaudeMetrics) -> str:
+    return "unpriced" if model in found.unpriced_models and not cost else f"${cost:,.2f}"
+
+
+def _grouped(rows: list[tuple[object, ...]]) -> list[list[object]]:
+    return [[f"{value:,}" if isinstance(value, int) else value for value in row] for row in rows]

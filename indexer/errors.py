@@ -1,0 +1,27 @@
+"""Errors that are told to the user in one line: what, where, what to do."""
+
+from __future__ import annotations
+
+
+class CmError(Exception):
+    """Base of all controlled errors; `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+
+class Locked(CmError):
+    """Another refresh holds the lock."""
+
+    exit_code = 75
+
+
+class NoHistory(CmError):
+    """There are no transcripts and the index is empty."""
+
+
+class IndexUnusable(CmError):
+    """The index is missing, unreadable, or made by newer code."""
+
+
+class BadInput(CmError):
+    """A query, date or setting given by the user cannot be used."""

@@ -1,0 +1,56 @@
+"""The `cm` command: where errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_PLAIN = {"--json", "--quiet", "-q"}
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits: 0 done, 1 error, 2 usage, 3 some files failed, 75 locked."""
+    from .errors import CmError
+
+    try:
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()
+    except CmError as error:
+        code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader has what it wanted. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _fail(f"{where}{error.strerror or error}", 1)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    from .output import printable
+
+    print(f"cm: {printable(message)}", file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["refresh"] and set(arguments[1:]) <= _PLAIN:
+        # What cron runs every few minutes: click alone would triple its time.
+        from .commands.refresh import run
+
+        quiet = "--quiet" in arguments or "-q" in arguments
+        return run(is_quiet=quiet, as_json="--json" in arguments)
+    from .cli import run_cli
+
+    return run_cli(arguments)
+
+
+if __name__ == "__main__":
+    main()

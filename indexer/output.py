@@ -1,0 +1,80 @@
+"""Rows as text: tables for people, JSON, CSV, TSV and Markdown for programs."""
+
+from __future__ import annotations
+
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+FORMATS = ("table", "json", "jsonl", "csv", "tsv", "markdown")
+
+# C0 and C1 controls: an escape sequence in a transcript must not reach the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL_OR_BREAK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code, f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def printable(value: str, one_line: bool = True) -> str:
+    """Text with its control characters shown escaped; without `one_line`, tabs and line ends stay."""
+    return (_CONTROL_OR_BREAK if one_line else _CONTROL).sub(_escape, value)
+
+
+def dumps(value: Any, indent: bool = False) -> str:
+    """JSON text, keys in their order."""
+    import orjson
+
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 if indent else 0).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(type(value).__name__)
+
+
+def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
+    """Rows in one of FORMATS, without the final newline."""
+    if form == "json":
+        return dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=True)
+    if form == "jsonl":
+        return "\n".join(dumps(dict(zip(columns, row, strict=True))) for row in rows)
+    if form in ("csv", "tsv"):
+        return _separated(columns, rows, "," if form == "csv" else "\t")
+    return _table(columns, rows, "github" if form == "markdown" else "simple")
+
+
+def _separated(columns: Sequence[str], rows: Sequence[Sequence[Any]], separator: str) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=separator, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([value.hex() if isinstance(value, bytes) else value for value in row] for row in rows)
+    return text.getvalue().removesuffix("\n")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) -> str:
+    from tabulate import tabulate
+
+    shown = [[_cell(value, style) for value in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(columns))]
+    align = ["right" if numeric else "left" for numeric in right]
+    # tabulate would otherwise read "1e5" or "0012" in a text as a number, and show it as another.
+    return tabulate(shown, [printable(name) for name in columns], tablefmt=style, disable_numparse=True, colalign=align if rows else None)
+
+
+def _cell(value: Any, style: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.hex()
+    text = printable(f"{value:.6g}" if isinstance(value, float) else str(value))
+    return text.replace("|", "\\|") if style == "github" else text

@@ -1,0 +1,79 @@
+"""The pool that reads transcripts: parts come back as they are ready, a bounded number at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from queue import Full, Queue
+
+from . import transcripts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .transcripts import Job, Part
+
+# Parts held between a worker and the writer: each is the rows of up to 4 MiB of a transcript.
+_WAITING = 4
+
+
+def default_workers(jobs: int) -> int:
+    """Threads for a number of transcripts. Parsing holds the GIL, so more than a few only wait for it."""
+    return 1 if jobs < 8 else min(8, 2 * (os.cpu_count() or 1))
+
+
+def run(jobs: Sequence[Job], workers: int | None = None) -> Iterator[Part]:
+    """Reads the transcripts and gives their parts, those of one transcript in order."""
+    count = min(workers or default_workers(len(jobs)), len(jobs))
+    if count <= 1:
+        for job in jobs:
+            yield from transcripts.read(job)
+        return
+    yield from _threads(jobs, count)
+
+
+def _threads(jobs: Sequence[Job], count: int) -> Iterator[Part]:
+    parts: Queue[Part | None] = Queue(_WAITING * count)
+    todo: Queue[Job] = Queue()
+    for job in jobs:
+        todo.put(job)
+    stop = threading.Event()
+    threads = [threading.Thread(target=_work, args=(todo, parts, stop), daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        running = count
+        while running:
+            part = parts.get()
+            if part is None:
+                running -= 1
+            else:
+                yield part
+    finally:
+        # The writer may have failed: no worker may wait for ever to hand over what nobody takes.
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _work(todo: Queue[Job], parts: Queue[Part | None], stop: threading.Event) -> None:
+    while not stop.is_set() and not todo.empty():
+        try:
+            job = todo.get_nowait()
+        except Exception:  # another worker took the last one
+            break
+        for part in transcripts.read(job):
+            if not _hand_over(parts, part, stop):
+                return
+    _hand_over(parts, None, stop)
+
+
+def _hand_over(parts: Queue[Part | None], part: Part | None, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            parts.put(part, timeout=0.2)
+        except Full:
+            continue
+        return True
+    return False

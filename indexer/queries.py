@@ -1,0 +1,127 @@
+"""Read-only SQL for people: statements of their own and the named queries that ship as `.sql` files."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import time
+
+from .errors import BadInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, NamedTuple
+
+    class NamedQuery(NamedTuple):
+        """A query that ships with cm; its first comment says what it answers."""
+
+        name: str
+        description: str
+        sql: str
+        parameters: dict[str, str]
+
+else:
+    from collections import namedtuple
+
+    NamedQuery = namedtuple("NamedQuery", "name description sql parameters")
+
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "queries")
+# A query that runs this long was not meant.
+SECONDS = 60.0
+
+_READS = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+_FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
+# Pragmas that tell about the schema; all others could change how the index is read or written.
+_PRAGMAS = {
+    "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list",
+    "user_version", "schema_version", "page_count", "page_size", "freelist_count", "compile_options",
+    "function_list", "collation_list", "database_list", "encoding", "data_version",
+}  # fmt: skip
+_DEFAULT = re.compile(r"^--\s*:(\w+)\s*=\s*(.*)$", re.MULTILINE)
+
+
+def named() -> dict[str, NamedQuery]:
+    """The named queries by name."""
+    found = {}
+    for file in sorted(os.listdir(FOLDER)):
+        if file.endswith(".sql"):
+            with open(os.path.join(FOLDER, file), encoding="utf-8") as text:
+                sql = text.read()
+            name = file.removesuffix(".sql")
+            description = sql.partition("\n")[0].lstrip("- ").strip()
+            found[name] = NamedQuery(name, description, sql, dict(_DEFAULT.findall(sql)))
+    return found
+
+
+def run(
+    connection: sqlite3.Connection,
+    sql: str,
+    parameters: Mapping[str, Any] | Sequence[Any] = (),
+    seconds: float = SECONDS,
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Columns and rows of a SELECT or of a named query.
+
+    Raises:
+        BadInput: the SQL is wrong, would write, attach or load something, or runs longer than `seconds`.
+    """
+    if re.fullmatch(r"[\w-]+", sql.strip()):
+        sql, parameters = _look_up(sql.strip(), parameters)
+    deadline = time.monotonic() + seconds
+    denied: list[str] = []
+    connection.set_authorizer(lambda *action: _authorize(action, denied))
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        cursor = connection.execute(sql, parameters)
+        if cursor.description is None:
+            raise BadInput("that statement returns nothing; only a SELECT can be asked")
+        return [column[0] for column in cursor.description], cursor.fetchall()
+    except sqlite3.Error as error:
+        raise BadInput(_tell(error, denied, seconds)) from error
+    except sqlite3.Warning as error:
+        raise BadInput("only one statement at a time can be asked") from error
+    finally:
+        connection.set_progress_handler(None, 0)
+        connection.set_authorizer(None)
+
+
+def _tell(error: sqlite3.Error, denied: list[str], seconds: float) -> str:
+    if denied:
+        return f"only reading is allowed here: {denied[0]}"
+    if "interrupted" in str(error):
+        return f"the query was stopped after {seconds:g} s; narrow it down, or raise --time-limit"
+    return f"SQL: {error}"
+
+
+def _authorize(action: tuple[Any, ...], denied: list[str]) -> int:
+    code, first, second = action[0], action[1], action[2]
+    if code == sqlite3.SQLITE_FUNCTION and str(second).lower() in _FORBIDDEN_FUNCTIONS:
+        denied.append(f"{second}() is refused")
+    elif code == sqlite3.SQLITE_PRAGMA:
+        if str(first).lower() in _PRAGMAS and (second is None or str(first).lower().endswith(("info", "list"))):
+            return sqlite3.SQLITE_OK
+        denied.append(f"PRAGMA {first} is refused")
+    elif code in _READS:
+        return sqlite3.SQLITE_OK
+    else:
+        denied.append("the statement would change something")
+    return sqlite3.SQLITE_DENY
+
+
+def _look_up(name: str, parameters: Mapping[str, Any] | Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    listed = named()
+    if name not in listed:
+        raise BadInput(f"there is no query named {name}; `cm queries` lists them")
+    known = listed[name].parameters
+    given = dict(parameters) if isinstance(parameters, dict) else {}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        takes = ", ".join(sorted(known)) or "none"
+        raise BadInput(f"query {name} has no parameter {unknown[0]}; it takes: {takes}")
+    return listed[name].sql, {key: (value or None) for key, value in known.items()} | given

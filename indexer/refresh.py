@@ -1,0 +1,273 @@
+"""Brings the index up to date: only new bytes of new or changed transcripts are read.
+
+    discover(roots) → stat → classify against files → pool: read from the offset, parse whole lines
+    → one writer: BEGIN IMMEDIATE; rows + new offset; COMMIT → derive responses, tool calls and sessions
+
+The offset of a transcript moves only in the transaction that stores its rows, and what is derived from them is
+derived in the same one. Killed anywhere, the next refresh goes on from there. In the first load of an empty index
+deriving waits for the end, with the indexes it needs; until then `meta.is_loading` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from . import checkpoint, config, pricing, store
+from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
+from .discovery import Discovery, Found, discover
+from .errors import CmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from .transcripts import Job
+
+    # Called with bytes read and bytes to read.
+    Progress = Callable[[int, int], None]
+
+_KNOWN = """
+SELECT
+  f.path, f.id, f.size, f.mtime_ns, f.inode, f.checked_ns, f.offset, f.head_hash, f.tail_hash, f.line_count,
+  s.session_id, f.first_at, f.last_at, f.parser_version, f.gone_at IS NOT NULL, f.error IS NOT NULL
+FROM files AS f
+LEFT JOIN sessions AS s ON s.id = f.session_id
+WHERE f.host_id = 1 AND f.replaced_at IS NULL
+"""
+
+
+class Summary:
+    """What a refresh did. `failures` maps paths to reasons; bytes_read counts what was given to the parser."""
+
+    def __init__(self) -> None:
+        self.files_seen = 0
+        self.files_parsed = 0
+        self.files_unchanged = 0
+        self.files_failed = 0
+        self.files_gone = 0
+        self.bytes_read = 0
+        self.records_added = 0
+        self.responses_added = 0
+        self.lines_skipped = 0
+        self.seconds = 0.0
+        self.phases: dict[str, float] = {"discover": 0.0, "parse": 0.0, "finalize": 0.0}
+        self.failures: dict[str, str] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `cm refresh --json` prints."""
+        return {key: value for key, value in vars(self).items() if key != "failures"} | (
+            {"failures": self.failures} if self.failures else {}
+        )
+
+
+def refresh(
+    roots: Sequence[str] = (),
+    db: str | None = None,
+    *,
+    paths: Sequence[str] = (),
+    full: bool = False,
+    workers: int | None = None,
+    wait: bool = False,
+    command: str = "refresh",
+    progress: Progress | None = None,
+) -> Summary:
+    """Indexes what is new or changed below the roots, or only below `paths`.
+
+    Args:
+        roots: Claude config directories; by default those of the environment, else the usual two.
+        db: the index; by default `CM_DB`, else in the XDG data directory.
+        full: read every transcript again from its beginning.
+        workers: threads that read and parse; by default as many as pay off.
+        wait: wait for another refresh to finish, instead of raising Locked.
+
+    Raises:
+        Locked: another refresh is at work. IndexUnusable: the index cannot be opened or written.
+    """
+    from sqlite3 import Error
+
+    path = config.database(db)
+    summary, clock = Summary(), _Clock()
+    found_roots, _ = config.roots(roots)
+    store.make_private(path)
+    with store.Lock(path, wait):
+        connection = store.open_writer(path)
+        try:
+            pricing.update(connection)
+            _refresh(connection, found_roots, paths, full, workers, summary, clock, progress)
+            _log_run(connection, summary, clock, command)
+        except Error as error:
+            raise store.explain(path, error) from error
+        finally:
+            connection.close()
+    return summary
+
+
+class _Clock:
+    """Times the phases of a run."""
+
+    def __init__(self) -> None:
+        self.started_at = time.time()
+        self._start = self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        return passed
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _refresh(
+    connection: sqlite3.Connection,
+    roots: Sequence[str],
+    paths: Sequence[str],
+    full: bool,
+    workers: int | None,
+    summary: Summary,
+    clock: _Clock,
+    progress: Progress | None,
+) -> None:
+    found = discover(roots) if not paths else _discover_paths(roots, paths)
+    summary.files_seen = len(found.files)
+    summary.failures.update(found.unreadable)
+    known = {row[0]: Checkpoint._make(row[1:]) for row in connection.execute(_KNOWN)}
+    plan = _plan(found, known, full, summary)
+    plan.gone = _gone(connection, found, known, paths)
+    summary.phases["discover"] = clock.lap()
+    if plan.is_empty() and not _is_loading(connection):
+        summary.files_unchanged = len(found.files)
+        summary.files_failed = len(summary.failures)
+        return
+    from .writer import Writer
+
+    writer = Writer(connection, summary)
+    plan.jobs = writer.adopt_moved(plan, known)
+    writer.mark_checked(plan.checked)
+    writer.mark_gone(plan.gone)
+    _read(plan.jobs, writer, workers, progress)
+    summary.phases["parse"] = clock.lap()
+    writer.finish()
+    summary.files_unchanged = summary.files_seen - summary.files_parsed - len(writer.failed)
+    summary.files_failed = len(summary.failures)
+    summary.phases["finalize"] = clock.lap()
+
+
+class Plan:
+    """What is to be done: transcripts to read, by what happened to them, and rows of `files` to correct."""
+
+    def __init__(self) -> None:
+        self.new: list[Found] = []
+        self.grown: list[tuple[Found, Checkpoint]] = []
+        self.again: list[tuple[Found, Checkpoint]] = []
+        self.checked: list[tuple[int, int]] = []
+        self.gone: dict[str, Checkpoint] = {}
+        self.jobs: list[Job] = []
+
+    def is_empty(self) -> bool:
+        return not (self.new or self.grown or self.again or self.checked or self.gone)
+
+
+def _plan(found: Discovery, known: dict[str, Checkpoint], full: bool, summary: Summary) -> Plan:
+    plan = Plan()
+    now = time.time_ns()
+    for file in found.files:
+        before = known.get(store.display_path(file.path))
+        if before is None:
+            plan.new.append(file)
+            continue
+        change = checkpoint.classify(before, file)
+        if change == UNCHANGED and not (full or before.is_gone or before.has_error):
+            continue
+        if full:
+            plan.again.append((file, before))
+            continue
+        try:
+            is_same = change not in (GROWN, SUSPECT, UNCHANGED) or checkpoint.matches(before, file.path)
+        except OSError as error:
+            summary.failures[file.path] = error.strerror or str(error)
+            continue
+        if not is_same or change not in (GROWN, SUSPECT, UNCHANGED):
+            plan.again.append((file, before))
+        elif change == GROWN or before.has_error:
+            plan.grown.append((file, before))
+        else:
+            plan.checked.append((now, before.id))
+    return plan
+
+
+def _discover_paths(roots: Sequence[str], paths: Sequence[str]) -> Discovery:
+    found = Discovery()
+    for path in paths:
+        absolute = os.path.abspath(os.path.expanduser(path))
+        root = next((root for root in roots if absolute.startswith(f"{root}{os.sep}projects")), None)
+        if root is None:
+            raise CmError(f"{path} is not below projects/ of {', '.join(roots) or 'any root'}; name its root with --root")
+        found.walk(root, absolute)
+    return found.finish()
+
+
+def _gone(
+    connection: sqlite3.Connection, found: Discovery, known: dict[str, Checkpoint], paths: Sequence[str]
+) -> dict[str, Checkpoint]:
+    """Transcripts of the roots walked that are not there any more; what could not be looked at is not gone."""
+    seen = {store.display_path(file.path) for file in found.files}
+    missing = [path for path, row in known.items() if path not in seen and not row.is_gone]
+    if not missing:
+        return {}
+    blind = tuple(f"{store.display_path(path)}{os.sep}" for path in found.unreadable)
+    places = tuple(f"{store.display_path(place)}{os.sep}" for place in found.places)
+    exact = {store.display_path(place) for place in found.places}
+    return {
+        path: known[path]
+        for path in missing
+        if (path.startswith(places) or path in exact)
+        and not path.startswith(blind)
+        and path not in found.unreadable
+    }
+
+
+def _is_loading(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
+
+
+def _read(jobs: list[Job], writer: Any, workers: int | None, progress: Progress | None) -> None:
+    if not jobs:
+        return
+    from .pool import run
+
+    total = sum(job.found.size - job.offset for job in jobs)
+    done = 0
+    for part in run(jobs, workers):
+        writer.add(part)
+        done += part.bytes_read
+        if progress is not None:
+            progress(done, total)
+
+
+def _log_run(connection: sqlite3.Connection, summary: Summary, clock: _Clock, command: str) -> None:
+    summary.seconds = clock.total()
+    connection.execute(
+        store.insert(
+            "refreshes",
+            "started_at, seconds, pid, command, files_seen, files_parsed, files_failed, files_gone, bytes_read,"
+            " records_added, responses_added, lines_skipped",
+        ),
+        (
+            int(clock.started_at * 1000),
+            summary.seconds,
+            os.getpid(),
+            command,
+            summary.files_seen,
+            summary.files_parsed,
+            summary.files_failed,
+            summary.files_gone,
+            summary.bytes_read,
+            summary.records_added,
+            summary.responses_added,
+            summary.lines_skipped,
+        ),
+    )

@@ -1,0 +1,28 @@
+-- Secondary indexes. Each names the question it answers; a new index is filled after its first load.
+
+-- What was said in a session, in order; its first and last record.
+CREATE INDEX IF NOT EXISTS records_context ON records (context_id, at, type_id);
+-- A record by its id, and its copies in other files.
+CREATE INDEX IF NOT EXISTS records_uuid ON records (uuid) WHERE uuid IS NOT NULL;
+-- The newest records.
+CREATE INDEX IF NOT EXISTS records_at ON records (at);
+-- Which numbers a record gave, when it is read again.
+CREATE INDEX IF NOT EXISTS record_usage_record ON record_usage (record_id);
+CREATE INDEX IF NOT EXISTS tool_uses_record ON tool_uses (record_id);
+CREATE INDEX IF NOT EXISTS tool_results_record ON tool_results (record_id);
+-- An advisor's calls, when their response changes.
+CREATE INDEX IF NOT EXISTS record_usage_advised ON record_usage (advised_id) WHERE advised_id IS NOT NULL;
+-- Usage by time, and of a session.
+CREATE INDEX IF NOT EXISTS responses_at ON responses (at);
+CREATE INDEX IF NOT EXISTS responses_session ON responses (session_id, at);
+CREATE INDEX IF NOT EXISTS responses_model ON responses (model_id, at);
+-- Searches a response is charged for.
+CREATE INDEX IF NOT EXISTS tool_calls_response ON tool_calls (response_id) WHERE web_searches > 0;
+-- Tool calls of a session, and of a tool.
+CREATE INDEX IF NOT EXISTS tool_calls_session ON tool_calls (session_id);
+CREATE INDEX IF NOT EXISTS tool_calls_name ON tool_calls (name, started_at);
+CREATE INDEX IF NOT EXISTS contexts_session ON contexts (session_id);
+CREATE INDEX IF NOT EXISTS sessions_project ON sessions (project_id);
+CREATE INDEX IF NOT EXISTS sessions_last_at ON sessions (last_at);
+-- The price of a model at a time.
+CREATE INDEX IF NOT EXISTS prices_model ON prices (model, valid_from);

@@ -1,0 +1,126 @@
+"""The index's health: what it covers, what it could not use, what is not certain, and how old it is."""
+
+from __future__ import annotations
+
+import os
+
+from . import schema
+from .store import fetch_dicts, snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+    from typing import Any
+
+_PRESENT = "replaced_at IS NULL AND gone_at IS NULL"
+
+_FILES = f"""
+SELECT
+  coalesce(sum({_PRESENT}), 0) AS present,
+  coalesce(sum(replaced_at IS NULL AND gone_at IS NOT NULL), 0) AS gone,
+  coalesce(sum(replaced_at IS NOT NULL), 0) AS rewritten,
+  coalesce(sum({_PRESENT} AND error IS NOT NULL), 0) AS failed,
+  coalesce(sum(CASE WHEN {_PRESENT} THEN max(size, 0) END), 0) AS bytes
+FROM files
+"""
+
+_COVERAGE = f"""
+SELECT
+  coalesce(sum(line_count + (tail IS NOT NULL)), 0) AS lines_seen,
+  coalesce(sum(indexed_lines + coalesce(tail = 'indexed', 0)), 0) AS lines_indexed,
+  coalesce(sum(tail = 'pending'), 0) AS lines_pending
+FROM files
+WHERE {_PRESENT}
+"""
+
+_SKIPPED = f"""
+SELECT s.reason, count(*)
+FROM skipped_lines AS s
+JOIN files AS f ON f.id = s.id >> 40
+WHERE f.replaced_at IS NULL AND f.gone_at IS NULL AND NOT s.is_partial
+GROUP BY s.reason
+ORDER BY 2 DESC, 1
+"""
+
+# Numbers whose every source is gone: the index alone still has them.
+_KEPT = f"""
+SELECT count(*) AS responses, coalesce(sum(tokens), 0) AS tokens
+FROM (
+  SELECT r.input_tokens + r.output_tokens + r.cache_write_tokens + r.cache_read_tokens AS tokens
+  FROM record_usage AS u
+  JOIN responses AS r ON r.id = u.response_id
+  WHERE r.part = 0
+  GROUP BY r.id
+  HAVING NOT max(u.record_id >> 40 IN (SELECT id FROM files WHERE {_PRESENT}))
+)
+"""
+
+_UNPRICED = """
+SELECT
+  m.name AS model, sum(r.part = 0) AS responses, sum(r.input_tokens) AS input_tokens,
+  sum(r.output_tokens) AS output_tokens, sum(r.cache_write_tokens) AS cache_creation_tokens,
+  sum(r.cache_read_tokens) AS cache_read_tokens
+FROM responses AS r
+JOIN models AS m ON m.id = r.model_id
+WHERE r.rate_id IS NULL
+GROUP BY m.id
+ORDER BY m.name
+"""
+
+_LAST_REFRESH = """
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at, seconds, command,
+  files_seen, files_parsed, files_failed, bytes_read, records_added, lines_skipped
+FROM refreshes
+ORDER BY id DESC
+LIMIT 1
+"""
+
+
+def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dict[str, Any]:
+    """The object that `cm status --json` prints; read in one transaction."""
+    with snapshot(connection):
+        (files,) = fetch_dicts(connection, _FILES)
+        (kept,) = fetch_dicts(connection, _KEPT)
+        last = fetch_dicts(connection, _LAST_REFRESH)
+        return {
+            "database": db,
+            "database_bytes": _size(db),
+            "schema_version": schema.version(connection),
+            "roots": list(roots),
+            "indexed_roots": [row[0] for row in connection.execute("SELECT DISTINCT root FROM files ORDER BY root")],
+            "files": files,
+            "coverage": coverage(connection),
+            "records": _count(connection, "SELECT count(*) FROM records"),
+            "responses": _count(connection, "SELECT count(*) FROM responses WHERE part = 0"),
+            "undercounted_responses": _count(connection, "SELECT count(*) FROM responses WHERE is_undercounted"),
+            "implausible_responses": _count(connection, "SELECT count(*) FROM responses WHERE flags & 8"),
+            "unpriced": fetch_dicts(connection, _UNPRICED),
+            "sources_gone": kept,
+            "failures": dict(
+                connection.execute(f"SELECT path, error FROM files WHERE {_PRESENT} AND error IS NOT NULL ORDER BY path")
+            ),
+            "last_refresh": last[0] if last else None,
+        }
+
+
+def coverage(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Lines of the transcripts as they are now: seen = indexed + skipped + pending."""
+    (found,) = fetch_dicts(connection, _COVERAGE)
+    reasons: dict[str, int] = dict(connection.execute(_SKIPPED).fetchall())
+    return {
+        "lines_seen": found["lines_seen"],
+        "lines_indexed": found["lines_indexed"],
+        "lines_skipped": sum(reasons.values()),
+        "lines_pending": found["lines_pending"],
+        "skipped_by_reason": reasons,
+    }
+
+
+def _count(connection: sqlite3.Connection, sql: str) -> int:
+    return int(connection.execute(sql).fetchone()[0])
+
+
+def _size(db: str) -> int:
+    return sum(os.path.getsize(path) for path in (db, f"{db}-wal") if os.path.exists(path))

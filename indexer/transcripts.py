@@ -1,0 +1,160 @@
+"""Reading one transcript: from its checkpoint to the size it had, in parts that can each be committed."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from . import checkpoint, lines, reader
+from .parser import FROM_META, Batch, Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from .discovery import Found
+
+
+class Job:
+    """A transcript to be read: where from, and as which row of `files`."""
+
+    __slots__ = ("file_id", "first_at", "found", "has_begun", "is_new", "last_at", "line_count", "offset", "replaces", "session")
+
+    def __init__(self, found: Found, file_id: int, is_new: bool, replaces: int | None = None) -> None:
+        self.found = found
+        self.file_id = file_id
+        self.is_new = is_new
+        self.has_begun = False
+        self.replaces = replaces
+        self.offset = 0
+        self.line_count = 0
+        self.session: str | None = None
+        self.first_at: int | None = None
+        self.last_at: int | None = None
+
+
+class Part:
+    """What was read of a transcript up to an offset, or why it could not be."""
+
+    __slots__ = ("batch", "bytes_read", "error", "hashes", "is_last", "job", "offset", "state", "tail")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.batch = Batch()
+        self.offset = job.offset
+        self.bytes_read = 0
+        self.tail: str | None = None
+        self.hashes: tuple[int, int] | None = None
+        self.state = (job.session, job.first_at, job.last_at, job.line_count)
+        self.is_last = True
+        self.error: str | None = None
+
+
+def read(job: Job) -> Iterator[Part]:
+    """Parts of a transcript in order. A failure is the last part, never an exception."""
+    try:
+        descriptor = _open(job.found.path)
+        try:
+            yield from _parts(job, descriptor)
+        finally:
+            os.close(descriptor)
+    except Exception as error:  # a worker must not take the others down: MemoryError, too, costs one file
+        failed = Part(job)
+        failed.error = _reason(error)
+        yield failed
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _open(path: str) -> int:
+    # Without O_NONBLOCK a FIFO put in the file's place would hold the worker for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is not a regular file any more")
+    return descriptor
+
+
+def _parts(job: Job, descriptor: int) -> Iterator[Part]:
+    size = job.found.size
+    parser = _parser(job)
+    part = Part(job)
+    for offset, data in reader.chunks(descriptor, job.offset, size):
+        if offset == 0:
+            _look_ahead(parser, descriptor, data, size)
+        if data.endswith(b"\n"):
+            if part.bytes_read:
+                part.is_last = False
+                yield part
+            part = Part(job)
+            part.batch = parser.feed(data, offset)
+            part.offset = offset + len(data)
+            part.state = (parser.session, parser.first_at, parser.last_at, parser.line_count)
+            part.hashes = checkpoint.samples(descriptor, part.offset)
+        else:
+            _tail(part, parser, data, offset)
+        part.bytes_read += len(data)
+    if part.hashes is None:
+        part.hashes = checkpoint.samples(descriptor, part.offset)
+    _meta(job.found.path, parser, part.batch)
+    yield part
+
+
+def _parser(job: Job) -> Parser:
+    found = job.found
+    mtime_ms = found.mtime_ns // 1_000_000
+    name = fallback_session(found.path)
+    return Parser(job.file_id, name, mtime_ms, job.session, job.first_at, job.last_at, job.line_count)
+
+
+def _look_ahead(parser: Parser, descriptor: int, data: bytes, size: int) -> None:
+    """Lets the parser find the first session and time; nearly always in the first lines of the first piece."""
+    if not parser.look_ahead(_usable(data)):
+        for _, more in reader.chunks(descriptor, len(data), size):
+            if parser.look_ahead(_usable(more)):
+                return
+
+
+def _usable(data: bytes) -> bytes:
+    return data if data.endswith(b"\n") or lines.is_complete(data) else b""
+
+
+def _tail(part: Part, parser: Parser, data: bytes, offset: int) -> None:
+    """Takes in a final line that has no newline yet, if it is whole; it is read again when the file grows."""
+    if not lines.is_complete(data):
+        part.tail = "pending"
+        return
+    batch = parser.feed(data, offset)
+    part.tail = "indexed" if batch.indexed_lines else "skipped"
+    part.batch.take(batch)
+    part.state = (parser.session, parser.first_at, *part.state[2:])
+
+
+def _meta(path: str, parser: Parser, batch: Batch) -> None:
+    """Reads the `.meta.json` beside a subagent's transcript, where there is one."""
+    stem = path.removesuffix(".jsonl")
+    name = os.path.basename(stem)
+    if not name.startswith("agent-"):
+        return
+    import orjson
+
+    try:
+        with open(f"{stem}.meta.json", "rb") as file:
+            meta = orjson.loads(file.read(1 << 20))
+    except (OSError, orjson.JSONDecodeError):
+        return
+    if isinstance(meta, dict) and isinstance(meta.get("agentType"), str):
+        description = meta.get("description")
+        session_id = parser.session_id(batch)
+        about = description if isinstance(description, str) else None
+        batch.agents.append((session_id, name.removeprefix("agent-"), meta["agentType"], about, FROM_META))
+
+
+def fallback_session(path: str) -> str:
+    """The session of a transcript that names none: its file name; of a subagent's, the session folder's name."""
+    folders, _, name = path.rpartition("/")
+    before, found, _ = f"{folders}/".partition("/subagents/")
+    return before.rpartition("/")[2] if found else name.removesuffix(".jsonl")

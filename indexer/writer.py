@@ -1,0 +1,336 @@
+"""The one writer of a refresh: stores rows with the offset they bring a transcript to, then derives from them."""
+
+from __future__ import annotations
+
+import time
+
+from . import accounting, prices, schema
+from .checkpoint import PARSER_VERSION, RACY_NS, SAMPLE, Checkpoint
+from .parser import OFFSET_BITS
+from .store import display_path, insert
+from .transcripts import Job, Part
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .discovery import Found
+    from .refresh import Plan, Summary
+
+# A transaction holds at most this much of the transcripts: what a kill may cost, against 5 ms for a commit.
+COMMIT_BYTES = 64 * 1024 * 1024
+
+_SESSION = insert("sessions", "id, session_id")
+_MODEL = insert("models", "id, name, canonical")
+_TYPE = insert("record_types", "id, type, subtype")
+_CONTEXT = insert(
+    "contexts",
+    "id, session_id, cwd, branch, version, entrypoint, agent, agent_type, skill, plugin, mcp_server, mcp_tool,"
+    " is_sidechain, is_background",
+)
+_AGENT = (
+    insert("agents", "session_id, agent, type, description, source", "")
+    + " ON CONFLICT DO UPDATE SET type = excluded.type, description = excluded.description, source = excluded.source"
+    " WHERE (excluded.source, excluded.type) < (source, type)"
+)
+_RECORD = insert(
+    "records",
+    "id, line, length, type_id, context_id, at, flags, uuid, parent_uuid, digest, block, model_id, response_id,"
+    " message_id, request_id, stop_reason, text",
+    "",
+)
+_USAGE = insert(
+    "record_usage",
+    "response_id, record_id, key, part, advised_id, model_id, owner_rank, input_tokens, output_tokens,"
+    " cache_write_tokens, cache_write_1h_tokens, cache_read_tokens, web_searches, flags, stop_reason, recorded_nano",
+    "OR REPLACE",
+)
+_TOOL_USE = insert("tool_uses", "call_id, record_id, tool_use_id, name, subject", "OR REPLACE")
+_TOOL_RESULT = insert("tool_results", "call_id, record_id, is_error, bytes, web_searches, agent", "OR REPLACE")
+_SKIPPED = insert("skipped_lines", "id, line, length, reason, is_partial", "")
+_NEW_FILE = insert("files", "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, replaces", "")
+_CHECKPOINT = """
+UPDATE files SET
+  size = ?, mtime_ns = ?, inode = ?, device = ?, checked_ns = ?, offset = ?, head_hash = ?, tail_hash = ?,
+  line_count = ?, indexed_lines = indexed_lines + ?, tail = ?, session_id = ?, first_at = ?, last_at = ?,
+  parser_version = ?, gone_at = NULL, error = NULL
+WHERE id = ?
+"""
+_BY_RECORD = ("record_usage", "tool_uses", "tool_results")
+
+
+class Writer:
+    """Stores the parts of a refresh; `finish` must be called when all are stored."""
+
+    def __init__(self, connection: sqlite3.Connection, summary: Summary) -> None:
+        self._execute = connection.execute
+        self._many = connection.executemany
+        self._connection = connection
+        self._summary = summary
+        self._uncommitted = 0
+        self._now = time.time_ns()
+        self._next_id = self._execute("SELECT coalesce(max(id), 0) + 1 FROM files").fetchone()[0]
+        self.failed: set[str] = set()
+        connection.executescript(accounting.TOUCHED)
+        self._begin()
+        if self._next_id == 1:
+            self._execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
+        self._is_loading = self._execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
+
+    def _begin(self) -> None:
+        if not self._connection.in_transaction:
+            self._execute("BEGIN IMMEDIATE")
+
+    # Rows of `files`
+
+    def adopt_moved(self, plan: Plan, known: dict[str, Checkpoint]) -> list[Job]:
+        """Jobs of a plan, after transcripts that only moved were recognised and taken out of what is gone."""
+        moves = _Moves(plan.gone)
+        jobs = [self._continue(found, row) for found, row in plan.grown]
+        jobs += [self._again(found, row) for found, row in plan.again]
+        for found in plan.new:
+            path = moves.find(found)
+            if path is None:
+                jobs.append(self._new(found, None))
+                continue
+            row = plan.gone.pop(path)
+            self._execute(
+                "UPDATE files SET path = ?, root = ?, gone_at = NULL, checked_ns = ?, mtime_ns = ?, inode = ?"
+                " WHERE id = ?",
+                (display_path(found.path), found.root, self._now, found.mtime_ns, found.inode, row.id),
+            )
+            self._touch_file(row.id)
+            if found.size > row.size:
+                jobs.append(self._continue(found, row))
+        return jobs
+
+    def _new(self, found: Found, replaces: int | None) -> Job:
+        job = Job(found, self._next_id, True, replaces)
+        self._next_id += 1
+        return job
+
+    def _again(self, found: Found, row: Checkpoint) -> Job:
+        return self._new(found, row.id)
+
+    def _continue(self, found: Found, row: Checkpoint) -> Job:
+        job = Job(found, row.id, False)
+        job.offset, job.line_count = row.offset, row.line_count
+        job.session, job.first_at, job.last_at = row.session, row.first_at, row.last_at
+        return job
+
+    def mark_checked(self, checked: Iterable[tuple[int, int]]) -> None:
+        """Notes when unchanged transcripts were last looked at."""
+        self._many("UPDATE files SET checked_ns = ?, gone_at = NULL WHERE id = ?", list(checked))
+
+    def mark_gone(self, gone: dict[str, Checkpoint]) -> None:
+        """Notes which transcripts are not there any more; their rows stay."""
+        self._many("UPDATE files SET gone_at = ? WHERE id = ?", [(self._now // 10**6, row.id) for row in gone.values()])
+        self._summary.files_gone += len(gone)
+
+    # Parts
+
+    def add(self, part: Part) -> None:
+        """Stores a part; commits when much has come together."""
+        self._begin()
+        if part.error is not None:
+            self._fail(part)
+            return
+        if not part.job.has_begun:
+            part.job.has_begun = True
+            if part.job.is_new:
+                self._start_generation(part.job)
+            else:
+                self._drop_tail(part.job)
+        self._store(part)
+        self._move_checkpoint(part)
+        self._uncommitted += part.bytes_read
+        if self._uncommitted >= COMMIT_BYTES:
+            self._commit()
+
+    def _fail(self, part: Part) -> None:
+        path = part.job.found.path
+        self.failed.add(path)
+        self._summary.failures[path] = part.error or ""
+        if part.job.is_new and part.job.replaces is None:
+            # Below any real size, so that it is tried again.
+            row = (part.job.file_id, 1, part.job.found.root, display_path(path), -1, 0, 0, PARSER_VERSION, None)
+            self._execute(_NEW_FILE, row)
+        file_id = part.job.replaces or part.job.file_id
+        self._execute("UPDATE files SET error = ? WHERE id = ?", (part.error, file_id))
+
+    def _start_generation(self, job: Job) -> None:
+        if job.replaces is not None:
+            self._execute("UPDATE files SET replaced_at = ? WHERE id = ?", (self._now // 10**6, job.replaces))
+        row = (job.file_id, 1, job.found.root, display_path(job.found.path), 0, 0, 0, PARSER_VERSION, job.replaces)
+        self._execute(_NEW_FILE, row)
+
+    def _drop_tail(self, job: Job) -> None:
+        """Takes away what a final line without its newline gave: it is read again now."""
+        start, end = (job.file_id << OFFSET_BITS) + job.offset, (job.file_id + 1) << OFFSET_BITS
+        if self._execute("SELECT 1 FROM files WHERE id = ? AND tail IS NOT NULL", (job.file_id,)).fetchone():
+            self._forget("SELECT id FROM records WHERE id >= :start AND id < :end", {"start": start, "end": end})
+            self._execute("DELETE FROM skipped_lines WHERE id >= ? AND id < ?", (start, end))
+
+    def _forget(self, records: str, parameters: dict[str, int]) -> None:
+        """Deletes the rows of the records that a query names, and touches what they were part of."""
+        self._touch(records, parameters)
+        for table in _BY_RECORD:
+            self._execute(f"DELETE FROM {table} WHERE record_id IN ({records})", parameters)
+        self._execute(f"DELETE FROM records WHERE id IN ({records})", parameters)
+
+    def _touch(self, records: str, parameters: dict[str, int]) -> None:
+        for touched, column, table in (
+            ("responses", "response_id", "record_usage"),
+            ("calls", "call_id", "tool_uses"),
+            ("calls", "call_id", "tool_results"),
+        ):
+            self._execute(
+                f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT {column} FROM {table}"
+                f" WHERE record_id IN ({records})",
+                parameters,
+            )
+        self._execute(
+            "INSERT OR IGNORE INTO temp.touched_sessions SELECT c.session_id FROM records AS r"
+            f" JOIN contexts AS c ON c.id = r.context_id WHERE r.id IN ({records})",
+            parameters,
+        )
+
+    def _touch_file(self, file_id: int) -> None:
+        """A path decides between copies that agree in all else."""
+        parameters = {"start": file_id << OFFSET_BITS, "end": (file_id + 1) << OFFSET_BITS}
+        self._touch("SELECT id FROM records WHERE id >= :start AND id < :end", parameters)
+
+    def _store(self, part: Part) -> None:
+        batch, many = part.batch, self._many
+        many(_SESSION, batch.sessions.items())
+        many(_MODEL, [(key, name, prices.canonical(name)) for key, name in batch.models.items()])
+        many(_TYPE, [(key, *names) for key, names in batch.types.items()])
+        many(_CONTEXT, batch.contexts.values())
+        many(_AGENT, batch.agents)
+        many(_RECORD, batch.records)
+        many(_USAGE, batch.usage)
+        many(_TOOL_USE, batch.tool_uses)
+        many(_TOOL_RESULT, batch.tool_results)
+        many(_SKIPPED, batch.skipped)
+        if not self._is_loading:
+            responses, calls = {row[0] for row in batch.usage}, {row[0] for row in batch.tool_uses}
+            calls.update(row[0] for row in batch.tool_results)
+            for table, ids in (("responses", responses), ("calls", calls), ("sessions", batch.sessions)):
+                many(f"INSERT OR IGNORE INTO temp.touched_{table} VALUES (?)", [(found,) for found in ids])
+        self._summary.bytes_read += part.bytes_read
+        self._summary.records_added += len(batch.records)
+        self._summary.lines_skipped += sum(not row[4] for row in batch.skipped)
+
+    def _move_checkpoint(self, part: Part) -> None:
+        from .digest import digest_text
+
+        found = part.job.found
+        session, first_at, last_at, line_count = part.state
+        # Until its last part is stored, the size it is known by is below its real one: it counts as grown.
+        size, mtime_ns = (found.size, found.mtime_ns) if part.is_last else (part.offset, 0)
+        indexed = part.batch.indexed_lines
+        hashes = part.hashes or (None, None)
+        session_id = None if session is None else digest_text(session)
+        if session is not None:
+            self._execute(_SESSION, (session_id, session))
+        self._execute(
+            _CHECKPOINT,
+            (
+                *(size, mtime_ns, found.inode, found.device, self._now, part.offset, *hashes, line_count, indexed),
+                *(part.tail, session_id, first_at, last_at, PARSER_VERSION, part.job.file_id),
+            ),
+        )
+        if part.is_last:
+            self._summary.files_parsed += 1
+
+    def _commit(self) -> None:
+        if not self._is_loading:
+            self._summary.responses_added += accounting.derive(self._connection)
+        self._execute("COMMIT")
+        self._uncommitted = 0
+
+    # The end
+
+    def finish(self) -> None:
+        """Settles rewritten transcripts, derives what is left and commits."""
+        self._begin()
+        if self._is_loading:
+            schema.create_indexes(self._connection)
+        self._settle()
+        if self._is_loading:
+            accounting.touch_all(self._connection)
+            self._execute("DELETE FROM meta WHERE key = 'is_loading'")
+            self._is_loading = False
+        self._commit()
+
+    def _settle(self) -> None:
+        """Takes away the rows of earlier generations whose records stand in the new one, each as often as it does.
+
+        What matches nothing stays, with its numbers: it was paid for.
+        """
+        settled = self._execute(
+            "SELECT id, replaces FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns > 0"
+        ).fetchall()
+        for new, old in settled:
+            span = {"n": new, "o": old, "bits": OFFSET_BITS}
+            self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY)")
+            self._execute(_MATCHED, span)
+            self._forget("SELECT id FROM temp.matched", {})
+            self._execute("DELETE FROM temp.matched")
+            self._execute("DELETE FROM skipped_lines WHERE id >> :bits = :o", {"o": old, "bits": OFFSET_BITS})
+            self._execute("UPDATE files SET replaces = NULL WHERE id = ?", (new,))
+            left = "SELECT 1 FROM records WHERE id >= ? AND id < ? LIMIT 1"
+            if not self._execute(left, (old << OFFSET_BITS, (old + 1) << OFFSET_BITS)).fetchone():
+                self._execute("UPDATE files SET replaces = NULL WHERE replaces = ?", (old,))
+                self._execute("DELETE FROM files WHERE id = ?", (old,))
+
+
+_MATCHED = """
+INSERT INTO temp.matched
+WITH old AS (
+  SELECT id, uuid, digest, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
+  FROM records WHERE id >= :o << :bits AND id < (:o + 1) << :bits
+), new AS (
+  SELECT uuid, digest, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
+  FROM records WHERE id >= :n << :bits AND id < (:n + 1) << :bits
+)
+SELECT id FROM old WHERE (coalesce(uuid, digest), n) IN (SELECT coalesce(uuid, digest), n FROM new)
+"""
+
+
+class _Moves:
+    """Recognises transcripts that are gone in others that are new: by inode, else by the bytes around the offset."""
+
+    def __init__(self, gone: dict[str, Checkpoint]) -> None:
+        self._gone = gone
+        self._inodes = {row.inode: path for path, row in gone.items()}
+        self._heads: dict[tuple[int, int | None], list[str]] = {}
+        for path, row in gone.items():
+            if row.offset:
+                self._heads.setdefault((min(SAMPLE, row.offset), row.head_hash), []).append(path)
+
+    def find(self, found: Found) -> str | None:
+        """The path a new transcript had before, if it only moved."""
+        from .checkpoint import matches
+
+        candidates = [self._inodes[found.inode]] if found.inode in self._inodes else []
+        try:
+            for path in candidates + self._same_head(found):
+                row = self._gone.get(path)
+                if row is not None and row.offset and found.size >= row.size and matches(row, found.path):
+                    return path
+        except OSError:
+            return None  # it is told when it is read
+        return None
+
+    def _same_head(self, found: Found) -> list[str]:
+        if not self._heads:
+            return []
+        from .digest import digest
+
+        with open(found.path, "rb", buffering=0) as file:
+            head = file.read(SAMPLE)
+        lengths = {length for length, _ in self._heads if length <= len(head)}
+        return [path for length in lengths for path in self._heads.get((length, digest(head[:length])), [])]

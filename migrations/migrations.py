@@ -1,0 +1,284 @@
+"""Every change of the index's tables, in order. A migration that has shipped is never edited.
+
+Comments inside the CREATE statements are the documentation: SQLite keeps them, and the README and the web page read
+them back from the schema. Repeated text stands once, in tables whose ids are digests of their content
+(`indexer.digest`), so that two machines give the same thing the same id and merging needs no renumbering.
+"""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("cm")
+
+
+@migrations()
+def create_index(db: Database) -> None:
+    """The facts read from transcripts, and what is derived from them."""
+    for statement in (
+        """
+CREATE TABLE meta ( -- settings the index was built with
+  key TEXT PRIMARY KEY, -- name
+  value TEXT -- its value
+) STRICT, WITHOUT ROWID""",
+        """
+CREATE TABLE hosts ( -- machines whose transcripts are indexed here
+  id INTEGER PRIMARY KEY, -- 1 is this machine
+  name TEXT NOT NULL, -- host name
+  user TEXT NOT NULL, -- user name
+  UNIQUE (name, user)
+) STRICT""",
+        """
+CREATE TABLE projects ( -- directories that sessions worked in, worktrees folded into their project
+  id INTEGER PRIMARY KEY, -- digest of path
+  path TEXT NOT NULL, -- absolute path; the transcript directory's name where no record has a cwd
+  name TEXT NOT NULL -- last part of the path
+) STRICT""",
+        """
+CREATE TABLE sessions ( -- conversations, subagents included
+  id INTEGER PRIMARY KEY, -- digest of session_id
+  session_id TEXT NOT NULL, -- Claude Code's id of it
+  project_id INTEGER REFERENCES projects (id), -- from the first cwd of its records
+  first_at INTEGER, -- first record, milliseconds since 1970 UTC
+  last_at INTEGER, -- last record
+  record_count INTEGER NOT NULL DEFAULT 0, -- records of any type
+  prompt_count INTEGER NOT NULL DEFAULT 0, -- what a human typed
+  title TEXT -- last title given to it, else its first prompt
+) STRICT""",
+        """
+CREATE TABLE models ( -- model ids as they stand in the transcripts
+  id INTEGER PRIMARY KEY, -- digest of name
+  name TEXT NOT NULL, -- as written
+  canonical TEXT NOT NULL -- without date, region and provider: what prices are looked up by
+) STRICT""",
+        """
+CREATE TABLE record_types ( -- kinds of records
+  id INTEGER PRIMARY KEY, -- digest of both
+  type TEXT NOT NULL, -- the record's type
+  subtype TEXT -- its subtype, operation or kind; of user records: prompt, tool_result, meta, command, …
+) STRICT""",
+        """
+CREATE TABLE files ( -- transcripts, one row per generation: a rewritten file starts a new one
+  id INTEGER PRIMARY KEY, -- records.id starts with it
+  host_id INTEGER NOT NULL REFERENCES hosts (id), -- machine it is on
+  root TEXT NOT NULL, -- Claude config directory it was found under
+  path TEXT NOT NULL, -- absolute path; bytes that are not UTF-8 as \\xNN
+  device INTEGER, -- st_dev
+  inode INTEGER, -- st_ino
+  size INTEGER NOT NULL, -- bytes when it was last read; below the real size while a load is unfinished
+  mtime_ns INTEGER NOT NULL, -- st_mtime_ns when it was last read
+  checked_ns INTEGER NOT NULL, -- when that was looked at
+  offset INTEGER NOT NULL DEFAULT 0, -- first byte not yet committed, always after a newline
+  head_hash INTEGER, -- digest of the first 4 KiB before the offset
+  tail_hash INTEGER, -- digest of the last 4 KiB before the offset
+  line_count INTEGER NOT NULL DEFAULT 0, -- whole lines before the offset
+  indexed_lines INTEGER NOT NULL DEFAULT 0, -- of these, lines that gave a record
+  tail TEXT, -- the final line without a newline: indexed (and read again next time), skipped or pending
+  session_id INTEGER REFERENCES sessions (id), -- first session named in it; NULL: none is
+  first_at INTEGER, -- first valid timestamp in it; NULL: there is none
+  last_at INTEGER, -- last valid timestamp before the offset
+  parser_version INTEGER NOT NULL, -- parser that read it
+  replaces INTEGER, -- earlier generation to be matched when this one is read to its end; NULL when done
+  replaced_at INTEGER, -- when a newer generation began; NULL: this is the current one
+  gone_at INTEGER, -- when it was found missing; NULL: present
+  error TEXT -- why it could not be read last time
+) STRICT""",
+        "CREATE UNIQUE INDEX files_path ON files (host_id, path) WHERE replaced_at IS NULL",
+        """
+CREATE TABLE contexts ( -- what many records share: session, directory, version, agent
+  id INTEGER PRIMARY KEY, -- digest of the rest
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  cwd TEXT, -- working directory
+  branch TEXT, -- git branch
+  version TEXT, -- version of Claude Code
+  entrypoint TEXT, -- cli, sdk-py, claude-vscode, …
+  agent TEXT, -- id of the subagent
+  agent_type TEXT, -- its type, where the record names it
+  skill TEXT, -- skill the response is attributed to
+  plugin TEXT, -- plugin it is attributed to
+  mcp_server TEXT, -- MCP server it is attributed to
+  mcp_tool TEXT, -- MCP tool it is attributed to
+  is_sidechain INTEGER NOT NULL, -- 1: said by or to a subagent
+  is_background INTEGER NOT NULL -- 1: a background copy of a session
+) STRICT""",
+        """
+CREATE TABLE agents ( -- subagents, and of what type they are
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session they worked for
+  agent TEXT NOT NULL, -- id of the subagent
+  type TEXT NOT NULL, -- subagent type
+  description TEXT, -- what it was started for
+  source INTEGER NOT NULL, -- how the type is known: 0 .meta.json beside its file, 1 its records, 2 the call
+  PRIMARY KEY (session_id, agent)
+) STRICT, WITHOUT ROWID""",
+        """
+CREATE TABLE records ( -- one row per record of a transcript; the view messages shows it readably
+  id INTEGER PRIMARY KEY, -- file id * 2^40 + byte offset where its JSON begins
+  line INTEGER NOT NULL, -- line number, from 1
+  length INTEGER NOT NULL, -- bytes of its JSON
+  type_id INTEGER NOT NULL REFERENCES record_types (id), -- kind of record
+  context_id INTEGER NOT NULL REFERENCES contexts (id), -- session, directory, agent
+  at INTEGER NOT NULL, -- its time, milliseconds since 1970 UTC
+  flags INTEGER NOT NULL, -- 1 time borrowed, 2 session borrowed, 4 recovered from a broken line, 8 text dropped
+  uuid TEXT, -- its own id
+  parent_uuid TEXT, -- id of the record before it in the conversation
+  digest INTEGER, -- of its bytes, where it has no uuid
+  block INTEGER, -- digest of its content block, of assistant records
+  model_id INTEGER REFERENCES models (id), -- model, of assistant records
+  response_id INTEGER, -- API response it is part of
+  message_id TEXT, -- the API's id of the response
+  request_id TEXT, -- the API's id of the request
+  stop_reason TEXT, -- why the response ended, if this record knows
+  text TEXT, -- visible text: prompts, answers, titles, summaries
+  file_id INTEGER GENERATED ALWAYS AS (id >> 40) VIRTUAL REFERENCES files (id), -- transcript
+  offset INTEGER GENERATED ALWAYS AS (id & 1099511627775) VIRTUAL -- byte where its JSON begins
+) STRICT""",
+        """
+CREATE TABLE record_usage ( -- the numbers each record gives for an API response
+  response_id INTEGER NOT NULL, -- response they belong to
+  record_id INTEGER NOT NULL REFERENCES records (id), -- record that gives them
+  key TEXT NOT NULL, -- what identifies the response
+  part INTEGER NOT NULL, -- 0 the response, n the nth call of an advisor within it
+  advised_id INTEGER, -- of an advisor's call: the response it was made for
+  model_id INTEGER NOT NULL REFERENCES models (id), -- model
+  owner_rank INTEGER NOT NULL, -- main before sidechain, foreground before background, own before embedded, then time
+  input_tokens INTEGER NOT NULL, -- input, without cache
+  output_tokens INTEGER NOT NULL, -- output, thinking included
+  cache_write_tokens INTEGER NOT NULL, -- cache writes, both lifetimes
+  cache_write_1h_tokens INTEGER NOT NULL, -- of these, with a lifetime of an hour
+  cache_read_tokens INTEGER NOT NULL, -- cache reads
+  web_searches INTEGER NOT NULL, -- searches the API counted
+  flags INTEGER NOT NULL, -- 1 fast mode, 2 US inference, 4 batch, 8 an implausible count was set to 0, 16 fallback
+  stop_reason TEXT, -- stop reason
+  recorded_nano INTEGER, -- costUSD of very old transcripts, in nanodollars
+  PRIMARY KEY (response_id, record_id)
+) STRICT, WITHOUT ROWID""",
+        """
+CREATE TABLE responses ( -- one row per API response, and one per advisor's call within it; derived from record_usage
+  id INTEGER PRIMARY KEY, -- digest of key and part
+  key TEXT NOT NULL, -- what identifies the response
+  part INTEGER NOT NULL, -- 0 the response, n the nth call of an advisor within it
+  model_id INTEGER NOT NULL REFERENCES models (id), -- the owner's model
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- the owner's session
+  context_id INTEGER NOT NULL REFERENCES contexts (id), -- the owner's context
+  owner_id INTEGER NOT NULL REFERENCES records (id), -- record that owns it: its earliest original
+  at INTEGER NOT NULL, -- the owner's time, milliseconds since 1970 UTC
+  is_sidechain INTEGER NOT NULL, -- 1: a subagent's
+  input_tokens INTEGER NOT NULL, -- maximum over its records
+  output_tokens INTEGER NOT NULL, -- maximum over its records
+  cache_write_tokens INTEGER NOT NULL, -- maximum over its records
+  cache_write_1h_tokens INTEGER NOT NULL, -- maximum over its records
+  cache_read_tokens INTEGER NOT NULL, -- maximum over its records
+  web_searches INTEGER NOT NULL, -- larger of the API's count and what its tool results say
+  flags INTEGER NOT NULL, -- as in record_usage; any record says so
+  stop_reason TEXT, -- final stop reason
+  is_undercounted INTEGER NOT NULL, -- 1: the final output count was never written
+  recorded_nano INTEGER, -- costUSD where recorded, in nanodollars
+  record_count INTEGER NOT NULL, -- records it was derived from
+  rate_id INTEGER -- rates it is priced at; NULL: its model has no price
+) STRICT""",
+        """
+CREATE TABLE tool_uses ( -- each record that calls a tool
+  call_id INTEGER NOT NULL, -- digest of the tool use's id
+  record_id INTEGER NOT NULL REFERENCES records (id), -- record
+  tool_use_id TEXT NOT NULL, -- the API's id of the call
+  name TEXT NOT NULL, -- tool
+  subject TEXT, -- subagent type, or skill, it was called for
+  PRIMARY KEY (call_id, record_id)
+) STRICT, WITHOUT ROWID""",
+        """
+CREATE TABLE tool_results ( -- each record that carries a tool's result
+  call_id INTEGER NOT NULL, -- digest of the tool use's id
+  record_id INTEGER NOT NULL REFERENCES records (id), -- record
+  is_error INTEGER NOT NULL, -- 1: the tool failed
+  bytes INTEGER NOT NULL, -- bytes of text in the result
+  web_searches INTEGER NOT NULL, -- searches made
+  agent TEXT, -- id of the subagent that was started
+  PRIMARY KEY (call_id, record_id)
+) STRICT, WITHOUT ROWID""",
+        """
+CREATE TABLE tool_calls ( -- one row per call of a tool; derived from tool_uses and tool_results
+  id INTEGER PRIMARY KEY, -- digest of tool_use_id
+  tool_use_id TEXT NOT NULL, -- the API's id of the call
+  name TEXT NOT NULL, -- tool
+  mcp_server TEXT, -- MCP server it belongs to
+  skill TEXT, -- skill it was called for
+  agent TEXT, -- type of the subagent it started
+  agent_id TEXT, -- id of that subagent
+  record_id INTEGER NOT NULL REFERENCES records (id), -- record that calls
+  response_id INTEGER REFERENCES responses (id), -- response that calls
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  is_error INTEGER, -- 1: it failed; NULL: no result was written
+  result_bytes INTEGER, -- bytes of text in the result
+  web_searches INTEGER NOT NULL, -- searches made
+  started_at INTEGER NOT NULL, -- time of the call, milliseconds since 1970 UTC
+  ended_at INTEGER -- time of its result
+) STRICT""",
+        """
+CREATE TABLE prices ( -- what a model costs, USD per million tokens, by period
+  id INTEGER PRIMARY KEY, -- digest of model and valid_from
+  model TEXT NOT NULL, -- canonical model id
+  valid_from INTEGER NOT NULL, -- from then, milliseconds since 1970 UTC
+  valid_until INTEGER NOT NULL, -- until before then
+  input REAL NOT NULL, -- input
+  output REAL NOT NULL, -- output
+  cache_write_5m REAL NOT NULL, -- cache write, five minutes
+  cache_write_1h REAL NOT NULL, -- cache write, an hour
+  cache_read REAL NOT NULL, -- cache read
+  long_context_above INTEGER, -- input and cache tokens above which the long rates hold
+  long_input REAL, -- input, long context
+  long_output REAL, -- output, long context
+  long_cache_write_5m REAL, -- cache write of five minutes, long context
+  long_cache_write_1h REAL, -- cache write of an hour, long context
+  long_cache_read REAL, -- cache read, long context
+  fast REAL NOT NULL, -- multiplier in fast mode
+  us REAL NOT NULL, -- multiplier for US inference
+  batch REAL NOT NULL, -- multiplier for batches
+  web_search REAL NOT NULL, -- USD per 1,000 searches
+  source TEXT NOT NULL -- where the price is from
+) STRICT""",
+        """
+CREATE TABLE rates ( -- prices with their factors, as exact fractions of nanodollars per token
+  id INTEGER PRIMARY KEY, -- price id * 16 + 8 long context + 4 fast + 2 US + 1 batch
+  price_id INTEGER NOT NULL REFERENCES prices (id), -- price
+  input_num INTEGER NOT NULL, -- input, numerator
+  input_den INTEGER NOT NULL, -- input, denominator
+  output_num INTEGER NOT NULL, -- output, numerator
+  output_den INTEGER NOT NULL, -- output, denominator
+  cache_write_5m_num INTEGER NOT NULL, -- cache write of five minutes, numerator
+  cache_write_1h_num INTEGER NOT NULL, -- cache write of an hour, numerator
+  cache_write_den INTEGER NOT NULL, -- cache writes, denominator
+  cache_read_num INTEGER NOT NULL, -- cache read, numerator
+  cache_read_den INTEGER NOT NULL, -- cache read, denominator
+  web_search INTEGER NOT NULL -- nanodollars per search
+) STRICT""",
+        """
+CREATE TABLE skipped_lines ( -- lines, or parts of lines, that could not be used
+  id INTEGER PRIMARY KEY, -- file id * 2^40 + byte offset
+  line INTEGER NOT NULL, -- line number, from 1
+  length INTEGER NOT NULL, -- bytes
+  reason TEXT NOT NULL, -- blank, broken JSON, not an object, …
+  is_partial INTEGER NOT NULL, -- 1: other records of the same line were used
+  file_id INTEGER GENERATED ALWAYS AS (id >> 40) VIRTUAL REFERENCES files (id), -- transcript
+  offset INTEGER GENERATED ALWAYS AS (id & 1099511627775) VIRTUAL -- byte where it begins
+) STRICT""",
+        """
+CREATE TABLE refreshes ( -- the log of runs
+  id INTEGER PRIMARY KEY, -- number of the run
+  started_at INTEGER NOT NULL, -- milliseconds since 1970 UTC
+  seconds REAL NOT NULL, -- how long it took
+  pid INTEGER NOT NULL, -- process
+  command TEXT NOT NULL, -- what ran it
+  files_seen INTEGER NOT NULL, -- transcripts found
+  files_parsed INTEGER NOT NULL, -- transcripts read
+  files_failed INTEGER NOT NULL, -- transcripts that could not be read
+  files_gone INTEGER NOT NULL, -- transcripts found missing
+  bytes_read INTEGER NOT NULL, -- bytes given to the parser
+  records_added INTEGER NOT NULL, -- records stored
+  responses_added INTEGER NOT NULL, -- responses not known before
+  lines_skipped INTEGER NOT NULL -- lines that could not be used
+) STRICT""",
+        """
+CREATE TABLE zone_offsets ( -- local time of the configured zone
+  from_at INTEGER PRIMARY KEY, -- from then, milliseconds since 1970 UTC
+  offset_ms INTEGER NOT NULL -- milliseconds to add to UTC
+) STRICT""",
+    ):
+        db.execute(statement)
