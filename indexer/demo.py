@@ -140,13 +140,14 @@ def milliseconds(at: datetime) -> int:
 
 
 class Size(NamedTuple):
-    """A log-normal length."""
+    """A log-normal length that ends at `most`."""
 
     median: float
     sigma: float
+    most: int
 
     def draw(self, rng: random.Random) -> int:
-        return int(rng.lognormvariate(math.log(self.median), self.sigma)) + 1
+        return min(int(rng.lognormvariate(math.log(self.median), self.sigma)) + 1, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,10 @@ class Sizes:
     pool: int
 
 
-SMALL = Sizes(prose=Size(140, 0.6), thinking=Size(200, 0.7), output=Size(260, 0.8), pool=60_000)
-SESSION = Size(15, 0.8)  # records
+SMALL = Sizes(
+    prose=Size(140, 0.6, 2_000), thinking=Size(200, 0.7, 4_000), output=Size(260, 0.8, 8_000), pool=60_000
+)  # fmt: skip
+SESSION = Size(15, 0.8, 150)  # records
 
 
 class Pool:
@@ -216,7 +219,7 @@ class Author:
         return self.output.passage(self.rng, self.sizes.output.draw(self.rng))
 
     def tokens(self, median: int) -> int:
-        return min(Size(median, 1.0).draw(self.rng), 60_000)
+        return Size(median, 1.0, 60_000).draw(self.rng)
 
     def uuid(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
@@ -544,8 +547,8 @@ class Transcript:
     def delegate(self, size: int) -> Call:
         """Run a subagent in a transcript of its own, and make the call whose answer is its report."""
         prompt, kind = self.author.fill(self.rng.choice(REQUESTS)[1]), self.rng.choice(AGENT_TYPES)
-        digits = 8 if self.era.old else 17
-        agent = f"{self.rng.getrandbits(4 * digits):0{digits}x}"
+        digits = 6 if self.era.old else 16
+        agent = f"a{self.rng.getrandbits(4 * digits):0{digits}x}"
         model, start = self.rng.choice(self.era.agent_models), self.now + timedelta(seconds=30)
         child = Transcript(
             self.author, self.project, self.session, self.cwd, self.branch, model, self.era, self.version,
@@ -643,7 +646,7 @@ class Transcript:
             "level": "info", "logicalParentUuid": leaf,
             "compactMetadata": {"trigger": "auto" if full else "manual", "preTokens": self.cached},
         })  # fmt: skip
-        text = "This session is being continued from another. " + self.author.phrase(Size(1200, 0.3))
+        text = "This session is being continued from another. " + self.author.phrase(Size(1_200, 0.3, 9_000))
         body = {"type": "user", "message": {"role": "user", "content": text}}
         self.chain({**body, "isVisibleInTranscriptOnly": True, "isCompactSummary": True})
         self.cached, self.unsent = 14_000, self.author.tokens(8_000)
@@ -799,13 +802,13 @@ def plan_session(author: Author, project: Project, date: datetime) -> Plan:
     rng = author.rng
     hour = rng.choice((rng.triangular(8, 13, 10), rng.triangular(13, 19, 15), rng.triangular(13, 23, 16)))
     start = date.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(seconds=int(hour * 3600))
-    size = min(max(SESSION.draw(rng), 6), 150)
+    size = max(SESSION.draw(rng), 6)
     agents = tuple(rng.randint(5, 14) for _ in range(rng.randint(1, 3))) if rng.random() < 0.25 else ()
     return Plan(
         project, start, size, agents,
         worktree=author.fill("{verb}-{noun}") if rng.random() < 0.07 else "",
         workflow=len(agents) > 1 and rng.random() < 0.3,
-        resumed=start + timedelta(hours=rng.uniform(3, 60)) if rng.random() < 0.08 else None,
+        resumed=start + rng.randint(1, 3) * DAY if rng.random() < 0.08 else None,
         fork=size + 10 if rng.random() < 0.04 else 0,
     )  # fmt: skip
 

@@ -244,7 +244,7 @@ def set_user_price(
 ) -> None:
     """Write a row into the user's file, or over theirs of the same model and start; None leaves a key out.
 
-    Other rows and all comments stay as they are. Raises PriceError, and then leaves the file alone.
+    Other rows, and comments on lines of their own, stay. Raises PriceError, and then leaves the file alone.
     """
     amounts = zip(KINDS, (input, output, cache_write_5m, cache_write_1h, cache_read), strict=True)
     given = {"model": canonical(model), "from": valid_from, **dict(amounts)}
@@ -310,10 +310,14 @@ def _write_text(path: str | os.PathLike[str], text: str) -> None:
     try:
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         with NamedTemporaryFile("wb", dir=os.path.dirname(target), delete=False) as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, target)
+            try:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, target)
+            except OSError:
+                os.unlink(file.name)
+                raise
     except OSError as error:
         raise PriceError(f"{path}: {error.strerror}; nothing was changed") from error
 
@@ -449,9 +453,10 @@ def _number(value: object, what: str) -> Decimal:
 
 
 def _text(value: object, what: str) -> str:
-    if isinstance(value, str) and value:
+    # Not printable are control characters, and lone surrogates, which could not be written.
+    if isinstance(value, str) and value and value.isprintable():
         return value
-    raise PriceError(f"{what} is {value}; give a name in quotes")
+    raise PriceError(f"{what} is {value!r}; give a printable name in quotes")
 
 
 def _milliseconds(row: Mapping[str, Any], key: str, where: str) -> int | None:

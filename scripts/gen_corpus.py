@@ -28,12 +28,14 @@ UNTIL = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = 300
 SLACK = timedelta(days=20)  # the longest session takes days, and must end before UNTIL
 AGENTS, FORKS = 0.6, 0.06  # shares of the files
-MAIN_SIZE, AGENT_SIZE = demo.Size(51, 1.4), demo.Size(22, 1.1)  # records
+MAIN_SIZE, AGENT_SIZE = demo.Size(51, 1.4, 6_000), demo.Size(22, 1.1, 1_000)  # records
 SIZES = demo.Sizes(
-    prose=demo.Size(250, 0.9), thinking=demo.Size(700, 1.3), output=demo.Size(940, 1.62), pool=2_000_000
-)  # fmt: skip
-LONGEST = 6_000  # records, so that memory does not grow with the scale
-IMAGE = demo.Size(120_000, 0.9)
+    prose=demo.Size(250, 0.9, 10_000),
+    thinking=demo.Size(700, 1.3, 30_000),
+    output=demo.Size(1_030, 1.62, 80_000),
+    pool=2_000_000,
+)
+IMAGE = demo.Size(120_000, 0.9, 1_500_000)
 HUGE = 7_500_000  # characters of one output, which its line holds twice
 
 
@@ -81,7 +83,7 @@ def plans(rng: random.Random, files: int, projects: list[demo.Project]) -> Itera
     for owner, size in zip(owners, quantiles(rng, AGENT_SIZE, agents), strict=True):
         called[owner].append(size)
     # Evenly over the sizes: which sessions are forked decides how many bytes there are.
-    forked = set(sorted(range(len(sizes)), key=sizes.__getitem__)[:: -(len(sizes) // forks)][:forks])
+    forked = set(sorted(range(len(sizes)), key=sizes.__getitem__)[:: -(len(sizes) // max(1, forks))][:forks])
     for n, size in enumerate(sizes):
         start = UNTIL - SLACK - rng.random() * timedelta(days=DAYS - SLACK.days)
         yield demo.Plan(
@@ -94,7 +96,7 @@ def quantiles(rng: random.Random, size: demo.Size, count: int) -> list[int]:
     """`count` sizes in random order that follow the distribution exactly: every seed gives the same sum."""
     normal = NormalDist(math.log(size.median), size.sigma)
     shares = ((n + 0.5) / count for n in range(count))
-    drawn = [min(max(6, round(math.exp(normal.inv_cdf(share)))), LONGEST) for share in shares]
+    drawn = [min(max(6, round(math.exp(normal.inv_cdf(share)))), size.most) for share in shares]
     rng.shuffle(drawn)
     return drawn
 
@@ -106,7 +108,7 @@ class Camera:
         self.film = base64.b64encode(rng.randbytes(3_000_000)).decode()
 
     def __call__(self, t: demo.Transcript) -> demo.Call:
-        size = min(IMAGE.draw(t.rng), 1_500_000) // 4 * 4
+        size = IMAGE.draw(t.rng) // 4 * 4
         start = t.rng.randrange(len(self.film) - size)
         data, path = self.film[start : start + size], t.file() + ".png"
         source = {"type": "base64", "data": data, "media_type": "image/png"}

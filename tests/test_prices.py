@@ -509,8 +509,8 @@ GOOD = 'model = "m"\ninput = 1\noutput = 2\n'
         ([GOOD + "inptu = 1"], "price 1 (m): unknown key 'inptu'; use model, from, until, input"),
         ([GOOD, 'model = "n"\ninput = 1'], "price 2 (n): output is missing; add it"),
         (["input = 1\noutput = 2"], "price 1 (no model): model is missing; add it"),
-        (['model = 5\ninput = 1\noutput = 2'], "price 1 (5): model is 5; give a name in quotes"),
-        (['model = ""\ninput = 1\noutput = 2'], "model is ; give a name in quotes"),
+        (['model = 5\ninput = 1\noutput = 2'], "price 1 (5): model is 5; give a printable name in quotes"),
+        (['model = ""\ninput = 1\noutput = 2'], "model is ''; give a printable name in quotes"),
         (['model = "m"\ninput = -1\noutput = 2'], "price 1 (m): input is -1; give a number without quotes"),
         (['model = "m"\ninput = "1"\noutput = 2'], "input is 1; give a number without quotes"),
         (['model = "m"\ninput = true\noutput = 2'], "input is True; give a number"),
@@ -564,7 +564,7 @@ def test_a_bad_row_is_told_in_one_line_with_file_and_place(
 def test_a_bad_file_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
     path = tmp_path / "prices.toml"
     path.write_bytes(content)
-    with pytest.raises(PriceError, match="^[^\n]*$") as caught:
+    with pytest.raises(PriceError, match=r"^[^\n]*$") as caught:
         prices.load(path)
     assert str(caught.value).startswith(f"{path}: {told}")
 
@@ -687,7 +687,7 @@ def test_an_open_file_becomes_private_and_a_link_stays_a_link(tmp_path: Path) ->
         (f"[[price]]\n{GOOD}until = 2026-01-01\n[[price]]\n{GOOD}from = 2026-01-01\n", "overlap"),
         ("[[price]]\nmodel = 'x'\n", "input is missing"),
         ("[[price]\n", "line 1"),
-        ("[[price]]\nmodel = 'x'\ninput = 1\noutput = 2\nsource = '''\n[[price]]\n'''\n", "edit it by hand"),
+        ("[['price']]\nmodel = 'x'\ninput = 1\noutput = 2\n", "edit it by hand"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path: Path, before: str, told: str) -> None:
@@ -701,9 +701,23 @@ def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path: Path, before: str,
 @pytest.mark.parametrize("bad", [Decimal(-1), Decimal("NaN"), Decimal("0.0000001"), 9001, 1.5, "1"])
 def test_a_bad_rate_is_refused_and_nothing_written(tmp_path: Path, bad: Decimal) -> None:
     path = tmp_path / "prices.toml"
-    with pytest.raises(PriceError, match="my-model: output is .*; give a number"):
+    with pytest.raises(PriceError, match=r"my-model: output is .*; give a number"):
         prices.set_user_price(path, "my-model", 1, bad)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("model", ["", "a\nb", "\udcff", "\x7f"])
+def test_a_name_that_could_not_be_written_is_refused(tmp_path: Path, model: str) -> None:
+    with pytest.raises(PriceError, match="give a printable name"):
+        prices.set_user_price(tmp_path / "prices.toml", model, 1, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_place_of_the_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").mkdir()
+    with pytest.raises(PriceError, match="Is a directory"):
+        prices.set_user_price(tmp_path / "prices.toml", "my-model", 1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["prices.toml"]
 
 
 def test_a_price_that_cannot_be_written_is_told(tmp_path: Path) -> None:
