@@ -17,6 +17,9 @@ __all__ = [
     "refresh",
 ]
 
+# At once: left to __getattr__, the module of the same name would stand in its place as soon as anything imports it.
+from .refresh import refresh
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -29,12 +32,11 @@ if TYPE_CHECKING:
     )
     from .errors import CmError
     from .metrics import ClaudeMetrics
-    from .refresh import refresh
 
 
 def __getattr__(name: str) -> Any:
     # The command line imports this package at every start and needs none of it.
-    modules = {"ClaudeMetrics": "metrics", "CmError": "errors", "refresh": "refresh"}
+    modules = {"ClaudeMetrics": "metrics", "CmError": "errors"}
     if name in __all__:
         from importlib import import_module
 

@@ -23,68 +23,60 @@ TOUCHED = """
 CREATE TEMP TABLE IF NOT EXISTS touched_responses (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE IF NOT EXISTS touched_calls (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE IF NOT EXISTS touched_sessions (id INTEGER PRIMARY KEY);
-CREATE TEMP TABLE IF NOT EXISTS owners (
-  response_id INTEGER PRIMARY KEY, record_id INTEGER, model_id INTEGER, owner_rank INTEGER
-);
+CREATE TEMP TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY, record_id INTEGER, owner_rank INTEGER);
 """
 
 # A call belongs to the earliest original of the records that make it, as a response does.
 _TOOL_CALLS = """
 INSERT OR REPLACE INTO tool_calls
-WITH uses AS (
-  SELECT
-    u.call_id, u.record_id, u.tool_use_id, u.name, u.subject, r.at, r.response_id, c.session_id,
-    row_number() OVER (
-      PARTITION BY u.call_id
-      ORDER BY t.type <> 'assistant', c.is_sidechain, c.is_background, r.at, s.session_id, h.name, f.path, r.id
-    ) AS n
-  FROM tool_uses AS u
-  JOIN records AS r ON r.id = u.record_id
-  JOIN record_types AS t ON t.id = r.type_id
-  JOIN contexts AS c ON c.id = r.context_id
-  JOIN sessions AS s ON s.id = c.session_id
-  JOIN files AS f ON f.id = r.id >> 40
-  JOIN hosts AS h ON h.id = f.host_id
-  WHERE u.call_id IN (SELECT id FROM temp.touched_calls)
-), results AS (
-  SELECT
-    u.call_id, max(u.is_error) AS is_error, max(u.bytes) AS bytes, max(u.web_searches) AS web_searches,
-    max(u.agent) AS agent, min(r.at) AS at
-  FROM tool_results AS u
-  JOIN records AS r ON r.id = u.record_id
-  WHERE u.call_id IN (SELECT id FROM temp.touched_calls)
-  GROUP BY u.call_id
-)
 SELECT
   u.call_id, u.tool_use_id, u.name,
   CASE WHEN u.name LIKE 'mcp\\_\\_%\\_\\_%' ESCAPE '\\'
     THEN substr(u.name, 6, instr(substr(u.name, 6), '__') - 1) END,
   CASE WHEN u.name IN ('Skill', 'SlashCommand') THEN u.subject END,
   CASE WHEN u.name IN ('Task', 'Agent') THEN u.subject END,
-  r.agent, u.record_id, u.response_id, u.session_id,
-  r.is_error, r.bytes, coalesce(r.web_searches, 0), u.at, r.at
-FROM uses AS u
-LEFT JOIN results AS r ON r.call_id = u.call_id
-WHERE u.n = 1
+  x.agent, u.record_id,
+  -- A progress record is not itself an answer, but the one embedded in it is.
+  coalesce(r.response_id, (SELECT e.response_id FROM record_usage AS e WHERE e.record_id = r.id AND e.part = 0)),
+  c.session_id,
+  x.is_error, x.bytes, coalesce(x.web_searches, 0), o.owner_rank & 17592186044415, x.at
+FROM temp.owners AS o
+JOIN tool_uses AS u ON u.call_id = o.id AND u.record_id = o.record_id
+JOIN records AS r ON r.id = u.record_id
+JOIN contexts AS c ON c.id = r.context_id
+LEFT JOIN (
+  SELECT
+    t.call_id, max(t.is_error) AS is_error, max(t.bytes) AS bytes, max(t.web_searches) AS web_searches,
+    max(t.agent) AS agent, min(b.at) AS at
+  FROM tool_results AS t
+  JOIN records AS b ON b.id = t.record_id
+  WHERE t.call_id IN (SELECT id FROM temp.touched_calls)
+  GROUP BY t.call_id
+) AS x ON x.call_id = u.call_id
 """
 
-# Responses whose searches are told by the results of their tool calls.
+# Responses whose searches are told by the results of their tool calls: before the calls change hands, and after.
 _SEARCHED = """
 INSERT OR IGNORE INTO temp.touched_responses
 SELECT response_id FROM tool_calls
 WHERE id IN (SELECT id FROM temp.touched_calls) AND web_searches > 0 AND response_id IS NOT NULL
 """
 
-# The rates a response is priced at: its model's price at its time, with the factors that hold.
-RATE = """(
-    SELECT
-      x.id * 16
-      + 8 * coalesce({r}.input_tokens + {r}.cache_write_tokens + {r}.cache_read_tokens > x.long_context_above, 0)
-      + 4 * ({r}.flags & 1) + 2 * ({r}.flags >> 1 & 1) + ({r}.flags >> 2 & 1)
-    FROM models AS m
-    JOIN prices AS x ON x.model = m.canonical
-    WHERE m.id = {model} AND ({at}) >= x.valid_from AND ({at}) < x.valid_until
-  )"""
+# The price of a model on each day it was used. Only these rows are written when a price changes.
+_DAILY_PRICES = """
+INSERT OR REPLACE INTO daily_prices
+SELECT r.model_id, r.day, x.id, x.long_context_above
+FROM ({days}) AS r
+JOIN models AS m ON m.id = r.model_id
+LEFT JOIN prices AS x ON
+  x.model = m.canonical AND r.day * 86400000 >= x.valid_from AND r.day * 86400000 < x.valid_until
+"""
+_TOUCHED_DAYS = """
+SELECT DISTINCT model_id, at / 86400000 AS day
+FROM responses
+WHERE id IN (SELECT id FROM temp.touched_responses)
+"""
+_KNOWN_DAYS = "SELECT model_id, day FROM daily_prices"
 
 # The sessions a response leaves and enters when its owner changes are both recounted.
 _LEFT_SESSIONS = """
@@ -95,36 +87,37 @@ SELECT session_id FROM responses WHERE id IN (SELECT id FROM temp.touched_respon
 # With min() the other columns are those of the row that has the minimum.
 _OWNERS = """
 INSERT OR REPLACE INTO temp.owners
-SELECT response_id, record_id, model_id, min(owner_rank)
-FROM record_usage
-WHERE response_id IN (SELECT id FROM temp.touched_responses)
-GROUP BY response_id
+SELECT {id}, record_id, min(owner_rank)
+FROM {table}
+WHERE {id} IN (SELECT id FROM temp.{touched})
+GROUP BY {id}
 """
 
 # Copies agree in rank and time. The joins that decide between them would double the cost of a load, were they made for
-# every response.
+# everything.
 _TIED_OWNERS = """
 INSERT OR REPLACE INTO temp.owners
-SELECT response_id, record_id, model_id, owner_rank FROM (
+SELECT {id}, record_id, owner_rank FROM (
   SELECT
-    u.response_id, u.record_id, u.model_id, u.owner_rank,
-    row_number() OVER (PARTITION BY u.response_id ORDER BY s.session_id, h.name, f.path, u.record_id) AS n
+    u.{id}, u.record_id, u.owner_rank,
+    row_number() OVER (
+      PARTITION BY u.{id} ORDER BY s.session_id, h.name, f.path, u.record_id & 1099511627775, u.record_id
+    ) AS n
   FROM temp.owners AS o
-  CROSS JOIN record_usage AS u ON u.response_id = o.response_id AND u.owner_rank = o.owner_rank
+  CROSS JOIN {table} AS u ON u.{id} = o.id AND u.owner_rank = o.owner_rank
   JOIN records AS r ON r.id = u.record_id
   JOIN contexts AS c ON c.id = r.context_id
   JOIN sessions AS s ON s.id = c.session_id
   JOIN files AS f ON f.id = u.record_id >> 40
   JOIN hosts AS h ON h.id = f.host_id
   WHERE EXISTS (
-    SELECT 1 FROM record_usage AS x
-    WHERE x.response_id = o.response_id AND x.owner_rank = o.owner_rank AND x.record_id <> o.record_id
+    SELECT 1 FROM {table} AS x WHERE x.{id} = o.id AND x.owner_rank = o.owner_rank AND x.record_id <> o.record_id
   )
 )
 WHERE n = 1
 """
 
-_RESPONSES = f"""
+_RESPONSES = """
 INSERT OR REPLACE INTO responses
 WITH parts AS (
   SELECT
@@ -132,7 +125,11 @@ WITH parts AS (
     max(u.input_tokens) AS input_tokens, max(u.output_tokens) AS output_tokens,
     max(u.cache_write_tokens) AS cache_write_tokens, max(u.cache_write_1h_tokens) AS cache_write_1h_tokens,
     max(u.cache_read_tokens) AS cache_read_tokens, max(u.web_searches) AS web_searches,
-    max(u.flags & 1) | max(u.flags & 2) | max(u.flags & 4) | max(u.flags & 8) | max(u.flags & 16) AS flags,
+    max(u.flags & 1) | max(u.flags & 2) | max(u.flags & 4) | max(u.flags & 8) | max(u.flags & 16)
+    | CASE WHEN u.advised_id IS NULL THEN 0 ELSE (
+      SELECT max(a.flags & 1) | max(a.flags & 2) | max(a.flags & 4)
+      FROM record_usage AS a WHERE a.response_id = u.advised_id
+    ) END AS flags,
     max(u.stop_reason) AS stop_reason, max(u.recorded_nano) AS recorded_nano, count(*) AS record_count
   FROM record_usage AS u
   WHERE u.response_id IN (SELECT id FROM temp.touched_responses)
@@ -143,18 +140,19 @@ SELECT
   w.owner_rank & 17592186044415,
   w.owner_rank >> 46,
   p.input_tokens, p.output_tokens, p.cache_write_tokens, p.cache_write_1h_tokens, p.cache_read_tokens,
-  max(
-    p.web_searches,
-    CASE p.part WHEN 0 THEN coalesce(
-      (SELECT sum(t.web_searches) FROM tool_calls AS t WHERE t.response_id = p.response_id AND t.web_searches > 0), 0
-    ) ELSE 0 END
-  ),
+  max(p.web_searches, coalesce(t.web_searches, 0)),
   p.flags, p.stop_reason, p.part = 0 AND p.output_tokens <= 10 AND p.stop_reason IS NULL,
-  p.recorded_nano, p.record_count,
-  {RATE.format(r="p", at="w.owner_rank & 17592186044415", model="o.model_id")}
+  p.recorded_nano, p.record_count
 FROM parts AS p
-JOIN temp.owners AS o ON o.response_id = p.response_id
-JOIN temp.owners AS w ON w.response_id = p.advised_id
+LEFT JOIN (
+  SELECT response_id, sum(web_searches) AS web_searches
+  FROM tool_calls
+  WHERE web_searches > 0 AND response_id IN (SELECT id FROM temp.touched_responses)
+  GROUP BY response_id
+) AS t ON t.response_id = p.response_id
+JOIN temp.owners AS w ON w.id = p.advised_id
+JOIN temp.owners AS v ON v.id = p.response_id
+JOIN record_usage AS o ON o.response_id = v.id AND o.record_id = v.record_id
 JOIN records AS r ON r.id = w.record_id
 JOIN contexts AS c ON c.id = r.context_id
 """
@@ -166,11 +164,17 @@ SELECT response_id FROM record_usage
 WHERE advised_id IS NOT NULL AND advised_id IN (SELECT id FROM temp.touched_responses)
 """
 
+# In every session that has a copy of the call: a fork may be all that is left of a subagent's parent.
 _CALLED_AGENTS = """
 INSERT INTO agents (session_id, agent, type, description, source)
-SELECT session_id, agent_id, agent, NULL, 2
-FROM tool_calls
-WHERE id IN (SELECT id FROM temp.touched_calls) AND agent_id IS NOT NULL AND agent IS NOT NULL
+SELECT c.session_id, t.agent, u.subject, NULL, 2
+FROM tool_results AS t
+JOIN tool_uses AS u ON u.call_id = t.call_id
+JOIN records AS r ON r.id = u.record_id
+JOIN contexts AS c ON c.id = r.context_id
+WHERE
+  t.call_id IN (SELECT id FROM temp.touched_calls) AND t.agent IS NOT NULL
+  AND u.subject IS NOT NULL AND u.name IN ('Task', 'Agent')
 ON CONFLICT DO UPDATE SET type = excluded.type
 WHERE (excluded.source, excluded.type) < (source, type)
 """
@@ -180,14 +184,16 @@ UPDATE sessions SET
   first_at = n.first_at, last_at = n.last_at, record_count = n.record_count, prompt_count = n.prompt_count,
   title = coalesce(
     (
-      SELECT r.text FROM contexts AS c JOIN records AS r ON r.context_id = c.id
+      SELECT r.text
+      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
       WHERE c.session_id = sessions.id AND r.type_id IN (:ai_title, :custom_title) AND r.text IS NOT NULL
-      ORDER BY r.at DESC, r.id DESC LIMIT 1
+      ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
     ),
     (
-      SELECT substr(r.text, 1, 200) FROM contexts AS c JOIN records AS r ON r.context_id = c.id
+      SELECT substr(r.text, 1, 200)
+      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
       WHERE c.session_id = sessions.id AND r.type_id = :prompt AND NOT c.is_sidechain AND r.text IS NOT NULL
-      ORDER BY r.at, r.id LIMIT 1
+      ORDER BY r.at, f.path, r.id & 1099511627775, r.id LIMIT 1
     )
   )
 FROM (
@@ -208,10 +214,17 @@ SELECT session_id, cwd, path FROM (
   SELECT
     c.session_id, c.cwd, f.path,
     row_number() OVER (
-      PARTITION BY c.session_id ORDER BY c.cwd IS NULL, c.is_sidechain, r.at, c.cwd, f.path
+      PARTITION BY c.session_id
+      ORDER BY c.cwd IS NULL, c.is_sidechain, r.at, f.path, r.id & 1099511627775, r.id
     ) AS n
   FROM contexts AS c
-  JOIN records AS r ON r.id = (SELECT x.id FROM records AS x WHERE x.context_id = c.id ORDER BY x.at, x.id LIMIT 1)
+  JOIN records AS r ON r.id = (
+    SELECT x.id
+    FROM records AS x JOIN files AS g ON g.id = x.id >> 40
+    WHERE x.context_id = c.id
+    ORDER BY x.at, g.path, x.id & 1099511627775, x.id
+    LIMIT 1
+  )
   JOIN files AS f ON f.id = r.id >> 40
   WHERE c.session_id IN (SELECT id FROM temp.touched_sessions)
 )
@@ -229,8 +242,13 @@ def touch_all(connection: sqlite3.Connection) -> None:
 def derive(connection: sqlite3.Connection) -> int:
     """Derives what the records in the touched tables are part of, and empties these; returns new responses."""
     execute = connection.execute
+    execute(_SEARCHED)
+    _find_owners(connection, "call_id", "tool_uses", "touched_calls")
     execute(_TOOL_CALLS)
-    execute("DELETE FROM tool_calls WHERE id IN (SELECT id FROM temp.touched_calls EXCEPT SELECT call_id FROM tool_uses)")
+    execute(
+        "DELETE FROM tool_calls WHERE id IN (SELECT id FROM temp.touched_calls)"
+        " AND NOT EXISTS (SELECT 1 FROM tool_uses WHERE call_id = tool_calls.id)"
+    )
     execute(_CALLED_AGENTS)
     execute(_SEARCHED)
     execute(_ADVISED)
@@ -239,28 +257,30 @@ def derive(connection: sqlite3.Connection) -> int:
         "SELECT count(*) FROM temp.touched_responses AS t WHERE NOT EXISTS (SELECT 1 FROM responses WHERE id = t.id)"
         " AND EXISTS (SELECT 1 FROM record_usage WHERE response_id = t.id AND part = 0)"
     ).fetchone()
-    execute(_OWNERS)
-    execute(_TIED_OWNERS)
+    _find_owners(connection, "response_id", "record_usage", "touched_responses")
     execute(_RESPONSES)
     execute(
         "DELETE FROM responses WHERE id IN (SELECT id FROM temp.touched_responses)"
         " AND NOT EXISTS (SELECT 1 FROM record_usage WHERE response_id = responses.id)"
     )
+    execute(_DAILY_PRICES.format(days=_TOUCHED_DAYS))
     execute(_SESSIONS, _TYPES)
     _assign_projects(connection)
-    for table in ("touched_responses", "touched_calls", "touched_sessions", "owners"):
+    for table in ("touched_responses", "touched_calls", "touched_sessions"):
         execute(f"DELETE FROM temp.{table}")
     return int(added)
 
 
-def reprice(connection: sqlite3.Connection, models: set[str]) -> None:
-    """Prices the responses of the models, by their canonical ids, anew."""
-    rate = RATE.format(r="responses", at="responses.at", model="responses.model_id")
-    connection.executemany(
-        f"UPDATE responses SET rate_id = {rate} WHERE model_id IN (SELECT id FROM models WHERE canonical = ?)"
-        f" AND rate_id IS NOT {rate}",
-        [(model,) for model in sorted(models)],
-    )
+def _find_owners(connection: sqlite3.Connection, id: str, table: str, touched: str) -> None:
+    """Fills `owners` with the record that owns each touched response or tool call."""
+    connection.execute("DELETE FROM temp.owners")
+    for sql in (_OWNERS, _TIED_OWNERS):
+        connection.execute(sql.format(id=id, table=table, touched=touched))
+
+
+def reprice(connection: sqlite3.Connection) -> None:
+    """Looks the price of every model up again, for each day it was used."""
+    connection.execute(_DAILY_PRICES.format(days=_KNOWN_DAYS))
 
 
 def project_of(cwd: str | None, transcript: str) -> tuple[str, str]:
@@ -275,7 +295,7 @@ def project_of(cwd: str | None, transcript: str) -> tuple[str, str]:
     path = cwd
     for separator in ("/", "\\"):
         path = path.partition(f"{separator}.claude{separator}worktrees{separator}")[0]
-    path = path.rstrip("/") or path
+    path = path.rstrip("/") or "/"
     return path, path.replace("\\", "/").rpartition("/")[2] or path
 
 

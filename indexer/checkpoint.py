@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         inode: int
         checked_ns: int
         offset: int
+        end: int
         head_hash: int | None
         tail_hash: int | None
         line_count: int
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 else:
     Checkpoint = namedtuple(
         "Checkpoint",
-        "id size mtime_ns inode checked_ns offset head_hash tail_hash line_count session first_at last_at "
+        "id size mtime_ns inode checked_ns offset end head_hash tail_hash line_count session first_at last_at "
         "parser_version is_gone has_error",
     )
 
@@ -66,20 +67,20 @@ def classify(known: Checkpoint, found: Found) -> str:
     return UNCHANGED if found.mtime_ns < known.checked_ns - RACY_NS else SUSPECT
 
 
-def samples(descriptor: int, offset: int) -> tuple[int, int]:
-    """Digests of the first and the last 4 KiB before the offset. Raises OSError."""
+def samples(descriptor: int, end: int) -> tuple[int, int]:
+    """Digests of the first and the last 4 KiB before the end of what was used. Raises OSError."""
     from .digest import digest
 
-    head = digest(os.pread(descriptor, min(SAMPLE, offset), 0))
-    return head, head if offset <= SAMPLE else digest(os.pread(descriptor, SAMPLE, offset - SAMPLE))
+    head = digest(os.pread(descriptor, min(SAMPLE, end), 0))
+    return head, head if end <= SAMPLE else digest(os.pread(descriptor, SAMPLE, end - SAMPLE))
 
 
 def matches(known: Checkpoint, path: str) -> bool:
-    """Whether the bytes around the checkpoint are still those that were read. Raises OSError."""
-    if known.offset == 0:
+    """Whether the bytes before the checkpoint, and of an open last line that was used, are still those. Raises OSError."""
+    if known.end == 0:
         return True
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return samples(descriptor, known.offset) == (known.head_hash, known.tail_hash)
+        return samples(descriptor, known.end) == (known.head_hash, known.tail_hash)
     finally:
         os.close(descriptor)

@@ -15,14 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from click.shell_completion import CompletionItem
+
 # Name, module below `commands`, what it does: `cm --help` imports none of them.
 COMMANDS = {
     "refresh": ("refresh", "Index what is new or changed."),
     "stats": ("stats", "Totals by model and by project."),
+    "explain": ("explain", "How a number came about, record by record."),
+    "prices": ("prices", "What models cost when; your own prices."),
     "query": ("query", "Ask the index in SQL, or by a named query."),
     "queries": ("query", "List the named queries."),
+    "watch": ("watch", "Keep the index current, from now on."),
+    "schedule": ("schedule", "What keeps the index current by cron, systemd or launchd."),
     "status": ("status", "The index's health and what it covers."),
+    "statusline": ("statusline", "One line for Claude Code's status bar."),
     "verify": ("verify", "Compare the index with the transcripts."),
+    "demo": ("demo", "Show the reports on a made-up history."),
+    "config": ("config", "Every setting, and where it comes from."),
+    "completion": ("completion", "What switches on completion in your shell."),
 }
 # What people's hands know from other tools.
 ALIASES = {"session": "sessions"}
@@ -48,9 +58,22 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if DEFAULT in COMMANDS and (not args or (args[0].startswith("-") and args[0] not in _GROUP_OPTIONS)):
+        # A shell that asks what may follow `cm` is to hear of the commands, not of the default one's arguments.
+        is_bare = not args and not ctx.resilient_parsing
+        if DEFAULT in COMMANDS and (is_bare or (args and args[0].startswith("-") and args[0] not in _GROUP_OPTIONS)):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        # click's own would import every command to ask for its help.
+        from click.shell_completion import CompletionItem
+
+        items = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        items += click.Command.shell_complete(self, ctx, incomplete)
+        default = self.get_command(ctx, DEFAULT) if incomplete.startswith("-") else None
+        if default is not None:
+            items += default.shell_complete(click.Context(default, parent=ctx), incomplete)
+        return list({item.value: item for item in items}.values())
 
 
 _GROUP_OPTIONS = {"-h", "--help", "--version"}
@@ -64,6 +87,8 @@ def cli() -> None:
 
 def run_cli(arguments: list[str]) -> int:
     """Runs a command; its exit code. Raises CmError."""
+    if os.environ.get("_CM_COMPLETE"):
+        return _complete(arguments)
     try:
         result = cli.main(arguments, prog_name="cm", standalone_mode=False, color=_color())
     except click.exceptions.Exit as stop:
@@ -76,6 +101,17 @@ def run_cli(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _complete(arguments: list[str]) -> int:
+    """Answers a shell; whatever goes wrong, nothing appears in the line that somebody is typing."""
+    try:
+        from .completion import prepare_shells
+
+        prepare_shells()
+        cli.main(arguments, prog_name="cm")
+    except Exception:
+        return 1
+
+
 def _color() -> bool | None:
     # click knows neither variable. https://no-color.org: set and not empty, whatever the value.
     if os.environ.get("NO_COLOR"):
@@ -86,13 +122,33 @@ def _color() -> bool | None:
 def index_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that works with the index."""
     for option in (
-        click.option("--db", metavar="FILE", help="The index; else CM_DB, else ~/.local/share/cm/cm.db."),
         click.option(
-            "--root", "roots", multiple=True, metavar="DIR", help="Claude config directory; may be repeated."
+            "--db",
+            metavar="FILE",
+            type=click.Path(),
+            help="The index; else CM_DB, else ~/.local/share/cm/cm.db.",
+        ),
+        click.option(
+            "--root",
+            "roots",
+            multiple=True,
+            metavar="DIR",
+            type=click.Path(file_okay=False),
+            help="Claude config directory; may be repeated.",
+        ),
+        click.option(
+            "--verbose", is_flag=True, expose_value=False, callback=_show_log, help="Show on stderr what is done."
         ),
     ):
         function = option(function)
     return function
+
+
+def _show_log(context: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted:
+        from .log import show_on_stderr
+
+        show_on_stderr()
 
 
 def refresh_option(function: Callable[..., Any]) -> Callable[..., Any]:

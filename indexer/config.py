@@ -1,51 +1,105 @@
-"""Where things are: transcripts, index, log. Nothing here touches more than the environment and a few `stat` calls."""
+"""Settings and where things are, by one precedence: the option, else the environment, else the file, else a default."""
 
 from __future__ import annotations
 
 import os
 
-from .errors import CmError
+from . import settings
+from .errors import BadInput, CmError
+from .settings import xdg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-
-def _xdg(variable: str, default: str) -> str:
-    # The XDG specification: a relative path is invalid and ignored.
-    value = os.environ.get(variable, "")
-    return value if os.path.isabs(value) else os.path.expanduser(default)
+    from collections.abc import Sequence
+    from typing import Any
 
 
 def data_file() -> str:
-    """The index where neither `--db` nor `CM_DB` names one."""
-    return os.path.join(_xdg("XDG_DATA_HOME", "~/.local/share"), "cm", "cm.db")
+    """The index where nothing names one."""
+    return os.path.join(xdg("XDG_DATA_HOME", "~/.local/share"), "cm", "cm.db")
 
 
 def database(option: str | None = None) -> str:
-    """The index: `--db`, else `CM_DB`, else in the XDG data directory."""
-    return os.path.abspath(os.path.expanduser(option or os.environ.get("CM_DB") or data_file()))
+    """The index: `--db`, else `CM_DB`, else the file's `database`, else in the XDG data directory."""
+    return _file("database", option, "--db", "CM_DB", data_file())[0]
 
 
 def log_file() -> str:
     """The log: `CM_LOG`, else in the XDG state directory."""
-    default = os.path.join(_xdg("XDG_STATE_HOME", "~/.local/state"), "cm", "cm.log")
+    default = os.path.join(xdg("XDG_STATE_HOME", "~/.local/state"), "cm", "cm.log")
     return os.path.abspath(os.path.expanduser(os.environ.get("CM_LOG") or default))
 
 
 def prices_file() -> str:
     """The user's prices, which may not exist."""
-    return os.path.join(_xdg("XDG_CONFIG_HOME", "~/.config"), "cm", "prices.toml")
+    return os.path.join(xdg("XDG_CONFIG_HOME", "~/.config"), "cm", "prices.toml")
 
 
-def _candidates(option: Sequence[str]) -> tuple[Iterable[str], str]:
-    if option:
-        return option, "--root"
-    if os.environ.get("CM_ROOTS"):
-        return os.environ["CM_ROOTS"].split(os.pathsep), "CM_ROOTS"
-    if os.environ.get("CLAUDE_CONFIG_DIR"):
+def timezone(option: str | None = None) -> str | None:
+    """The IANA zone whose days count: `--timezone`, else `CM_TIMEZONE`, else the file's, else None: the system's."""
+    return _timezone(option)[0]
+
+
+def start_of_week(option: str | None = None) -> str:
+    """The day a week begins with, in lower case: `--start-of-week`, else `CM_START_OF_WEEK`, else the file's."""
+    return _start_of_week(option)[0]
+
+
+def workers(option: int | None = None) -> int | None:
+    """Threads that read: `--workers`, else `CM_WORKERS`, else the file's, else None: as many as pay off."""
+    return _workers(option)[0]
+
+
+def effective(db: str | None = None, option: Sequence[str] = ()) -> dict[str, tuple[Any, str]]:
+    """Every setting with its value and its source, as `cm config` shows them. Raises CmError."""
+    return {
+        "config": (settings.path(), "CM_CONFIG" if os.environ.get("CM_CONFIG") else "default"),
+        "roots": (roots(option)[0], _candidates(option)[1]),
+        "database": _file("database", db, "--db", "CM_DB", data_file()),
+        "log": (log_file(), "CM_LOG" if os.environ.get("CM_LOG") else "default"),
+        "prices": (prices_file(), "default"),
+        "timezone": _timezone(None),
+        "start_of_week": _start_of_week(None),
+        "workers": _workers(None),
+        "projects": settings.choose("projects", None, "", "", {}),
+    }
+
+
+def _file(key: str, option: str | None, name: str, variable: str, default: str) -> tuple[str, str]:
+    path, source = settings.choose(key, option, name, variable, default)
+    return os.path.abspath(os.path.expanduser(path)), source
+
+
+def _timezone(option: str | None) -> tuple[str | None, str]:
+    zone, source = settings.choose("timezone", option, "--timezone", "CM_TIMEZONE", None)
+    # The file's is known to be one, and to import the zones takes a while.
+    if source not in (settings.FILE, "default") and not settings.is_timezone(zone):
+        raise BadInput(f"{source} {zone}: there is no such time zone; name one such as Europe/Berlin")
+    return zone, source
+
+
+def _start_of_week(option: str | None) -> tuple[str, str]:
+    day, source = settings.choose("start_of_week", option, "--start-of-week", "CM_START_OF_WEEK", "monday")
+    if day.lower() not in settings.DAYS:
+        raise BadInput(f"{source} {day}: there is no such day; name one of {', '.join(settings.DAYS)}")
+    return day.lower(), source
+
+
+def _workers(option: int | None) -> tuple[int | None, str]:
+    count, source = settings.choose("workers", option, "--workers", "CM_WORKERS", None)
+    if isinstance(count, str):
+        if not (count.isascii() and count.isdigit() and 1 <= int(count) <= settings.MAX_WORKERS):
+            raise BadInput(f"{source} {count}: give a whole number from 1 to {settings.MAX_WORKERS}")
+        count = int(count)
+    return count, source
+
+
+def _candidates(option: Sequence[str]) -> tuple[Sequence[str], str]:
+    if not option and not os.environ.get("CM_ROOTS") and os.environ.get("CLAUDE_CONFIG_DIR"):
         return os.environ["CLAUDE_CONFIG_DIR"].split(","), "CLAUDE_CONFIG_DIR"
-    return ("~/.claude", os.path.join(_xdg("XDG_CONFIG_HOME", "~/.config"), "claude")), "the default places"
+    default = ("~/.claude", os.path.join(xdg("XDG_CONFIG_HOME", "~/.config"), "claude"))
+    places, source = settings.choose("roots", option, "--root", "CM_ROOTS", default)
+    return places.split(os.pathsep) if isinstance(places, str) else places, source
 
 
 def roots(option: Sequence[str] = ()) -> tuple[list[str], list[str]]:

@@ -37,7 +37,10 @@ class Discovery:
         self.files: list[Found] = []
         self.unreadable: dict[str, str] = {}
         self.places: list[str] = []
-        self._directories: set[tuple[int, int]] = set()
+        self.directories: dict[str, int] = {}  # what was entered, with its mtime_ns
+        self.linked: list[str] = []  # of these, directories that only a link leads to
+        self._entered: set[tuple[int, int]] = set()
+        self._links: list[tuple[str, str]] = []
         self._linked: list[Found] = []
 
     def walk(self, root: str, place: str | None = None) -> None:
@@ -52,13 +55,15 @@ class Discovery:
             self.unreadable[place] = error.strerror or str(error)
             return
         if stat.S_ISDIR(status.st_mode):
-            if self._enter(status):
+            if self._enter(place, status):
                 self._directory(place, root)
         elif stat.S_ISREG(status.st_mode) and place.endswith(".jsonl"):
             self.files.append(_found(place, root, status))
 
     def finish(self) -> Discovery:
-        """Adds linked files unless their target was found under its own name."""
+        """Adds what links lead to, unless it was found under its own name."""
+        for path, root in self._links:  # grows while directories that links lead to hold further links
+            self._follow(path, root)
         known = {(found.device, found.inode) for found in self.files} if self._linked else set()
         for found in self._linked:
             identity = (found.device, found.inode)
@@ -67,11 +72,12 @@ class Discovery:
                 self.files.append(found)
         return self
 
-    def _enter(self, status: os.stat_result) -> bool:
+    def _enter(self, path: str, status: os.stat_result) -> bool:
         identity = (status.st_dev, status.st_ino)
-        if identity in self._directories:
+        if identity in self._entered:
             return False
-        self._directories.add(identity)
+        self._entered.add(identity)
+        self.directories[path] = status.st_mtime_ns
         return True
 
     def _directory(self, top: str, root: str) -> None:
@@ -80,20 +86,18 @@ class Discovery:
             directory = pending.pop()
             try:
                 with os.scandir(directory) as entries:
-                    links = [entry for entry in entries if self._entry(entry, root, pending)]
+                    for entry in entries:
+                        self._entry(entry, root, pending)
             except OSError as error:
                 self.unreadable[directory] = error.strerror or str(error)
-                continue
-            for link in links:
-                self._link(link, root, pending)
 
-    def _entry(self, entry: os.DirEntry[str], root: str, pending: list[str]) -> bool:
-        """Takes an entry in; True for a link, to be looked at after the real things beside it."""
+    def _entry(self, entry: os.DirEntry[str], root: str, pending: list[str]) -> None:
+        """Takes an entry in; links are looked at when all real things are known."""
         try:
             if entry.is_symlink():
-                return True
-            if entry.is_dir(follow_symlinks=False):
-                if self._enter(entry.stat(follow_symlinks=False)):
+                self._links.append((entry.path, root))
+            elif entry.is_dir(follow_symlinks=False):
+                if self._enter(entry.path, entry.stat(follow_symlinks=False)):
                     pending.append(entry.path)
             elif entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False):
                 # A FIFO or a device is neither a directory nor a file: opening one could block for ever.
@@ -102,18 +106,18 @@ class Discovery:
             pass
         except OSError as error:
             self.unreadable[entry.path] = error.strerror or str(error)
-        return False
 
-    def _link(self, link: os.DirEntry[str], root: str, pending: list[str]) -> None:
+    def _follow(self, path: str, root: str) -> None:
         try:
-            status = os.stat(link.path)
+            status = os.stat(path)
         except OSError:
             return  # a dangling link, or a loop of links, leads to no transcript
         if stat.S_ISDIR(status.st_mode):
-            if self._enter(status):
-                pending.append(link.path)
-        elif stat.S_ISREG(status.st_mode) and link.name.endswith(".jsonl"):
-            self._linked.append(_found(link.path, root, status))
+            if self._enter(path, status):
+                self.linked.append(path)
+                self._directory(path, root)
+        elif stat.S_ISREG(status.st_mode) and path.endswith(".jsonl"):
+            self._linked.append(_found(path, root, status))
 
 
 def discover(roots: Iterable[str]) -> Discovery:

@@ -10,7 +10,7 @@ class CmError(Exception):
 
 
 class Locked(CmError):
-    """Another refresh holds the lock."""
+    """Another refresh, or another watch, holds the lock."""
 
     exit_code = 75
 

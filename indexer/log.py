@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from . import config
 
@@ -12,10 +13,19 @@ if TYPE_CHECKING:
 
     from .refresh import Summary
 
-_MAX_BYTES = 5 * 1024 * 1024
-_KEPT_FILES = 5
+MAX_BYTES = 5 * 1024 * 1024
+KEPT_FILES = 5
 # A refresh that takes longer is worth a line; one that found nothing new is not.
 SLOW_SECONDS = 1.0
+
+_DEFAULT_LEVEL = "INFO"
+_is_verbose = False
+
+
+def show_on_stderr() -> None:
+    """Shows everything that can be logged on stderr, too, from the first line on."""
+    global _is_verbose
+    _is_verbose = True
 
 
 def logger() -> logging.Logger:
@@ -24,13 +34,15 @@ def logger() -> logging.Logger:
 
     found = logging.getLogger("cm")
     if not found.handlers:
-        found.setLevel(os.environ.get("CM_LOG_LEVEL", "INFO").upper())
         found.propagate = False
-        found.addHandler(_handler())
+        found.addHandler(_file())
+        if _is_verbose:
+            found.addHandler(_stderr())
+        found.setLevel(min(handler.level for handler in found.handlers))
     return found
 
 
-def _handler() -> logging.Handler:
+def _file() -> logging.Handler:
     import logging
 
     from concurrent_log_handler import ConcurrentRotatingFileHandler
@@ -38,43 +50,85 @@ def _handler() -> logging.Handler:
     path = config.log_file()
     logging.raiseExceptions = False  # else a full disk prints a traceback for every line
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        handler: logging.Handler = ConcurrentRotatingFileHandler(
-            path, maxBytes=_MAX_BYTES, backupCount=_KEPT_FILES, use_gzip=True, umask=0o077, encoding="utf-8"
-        )
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path), mode=0o700)
+        # The handler opens it at the first line, and does not say when it cannot.
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        import sys
-
-        print(f"cm: {path}: {error.strerror}; nothing is logged", file=sys.stderr)
+        print(f"cm: {path}: {error.strerror}; nothing is logged: name another file with CM_LOG", file=sys.stderr)
         return logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s"))
+    handler: logging.Handler = ConcurrentRotatingFileHandler(
+        path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, use_gzip=True, chmod=0o600, umask=0o077, encoding="utf-8"
+    )
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+    )
+    handler.setLevel(_level())
     return handler
 
 
-def log_refresh(summary: Summary, total_cost: float | None) -> None:
-    """Phases and throughput of a refresh that took its time, and what failed in it."""
-    if summary.seconds <= SLOW_SECONDS and not summary.failures:
+def _stderr() -> logging.Handler:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("cm: %(message)s"))
+    handler.setLevel(logging.DEBUG)
+    return handler
+
+
+def _level() -> str:
+    import logging
+
+    level = os.environ.get("CM_LOG_LEVEL", "").upper() or _DEFAULT_LEVEL
+    if level not in logging.getLevelNamesMapping():
+        print(f"cm: CM_LOG_LEVEL={level} is no level: use DEBUG, INFO, WARNING or ERROR", file=sys.stderr)
+        return _DEFAULT_LEVEL
+    return level
+
+
+def _is_debugging() -> bool:
+    return _is_verbose or os.environ.get("CM_LOG_LEVEL", "").upper() == "DEBUG"
+
+
+def log_refresh(summary: Summary, db: str) -> None:
+    """Phases and throughput of a refresh that took its time, and what failed in it and did not fail before.
+
+    At DEBUG every refresh is worth a line.
+    """
+    failed = {path: reason for path, reason in summary.failures.items() if path not in summary.told}
+    is_worth_a_line = summary.seconds > SLOW_SECONDS or failed
+    if not is_worth_a_line:
+        if _is_debugging():
+            logger().debug(_sentence(summary))
         return
-    phases, parse = summary.phases, summary.phases["parse"] or 1e-9
-    cost = "nothing priced" if total_cost is None else f"${total_cost:,.2f}"
+    from .output import printable
+    from .store import display_path
+
     log = logger()
-    log.info(
-        "found %d files in %.2f s; parsed %d files, %.1f MB in %.2f s (%.0f files/s); %d records, %d responses added,"
-        " %d lines skipped; %s in all; finalized in %.2f s; %.2f s",
-        summary.files_seen,
-        phases["discover"],
-        summary.files_parsed,
-        summary.bytes_read / 1e6,
-        parse,
-        summary.files_parsed / parse,
-        summary.records_added,
-        summary.responses_added,
-        summary.lines_skipped,
-        cost,
-        phases["finalize"],
-        summary.seconds,
-    )
-    for path, reason in summary.failures.items():
-        log.warning("%s: %s", path.encode("utf-8", "backslashreplace").decode(), reason)
-    if summary.files_failed * 10 > summary.files_seen:
+    log.info("%s; %s in all", _sentence(summary), _cost(db))
+    for path, reason in failed.items():
+        log.warning("%s: %s", printable(display_path(path)), printable(reason))
+    if failed and summary.files_failed * 10 > summary.files_seen:
         log.warning("%d of %d files could not be read", summary.files_failed, summary.files_seen)
+
+
+def _sentence(summary: Summary) -> str:
+    phases, parse = summary.phases, summary.phases["parse"] or 1e-9
+    return (
+        f"found {summary.files_seen} files in {phases['discover']:.2f} s; parsed {summary.files_parsed} files, "
+        f"{summary.bytes_read / 1e6:.1f} MB in {phases['parse']:.2f} s ({summary.files_parsed / parse:.0f} files/s); "
+        f"{summary.records_added} records, {summary.responses_added} responses added, "
+        f"{summary.lines_skipped} lines skipped; finalized in {phases['finalize']:.2f} s; {summary.seconds:.2f} s"
+    )
+
+
+def _cost(db: str) -> str:
+    from .metrics import total_cost
+    from .store import open_reader
+
+    connection = open_reader(db)
+    try:
+        cost = total_cost(connection)
+    finally:
+        connection.close()
+    return "nothing priced" if cost is None else f"${cost:,.2f}"

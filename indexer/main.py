@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _PLAIN = {"--json", "--quiet", "-q"}
+_HELP = {"-h", "--help"}
 
 
 def main() -> NoReturn:
@@ -47,6 +48,10 @@ def _run(arguments: list[str]) -> int:
 
         quiet = "--quiet" in arguments or "-q" in arguments
         return run(is_quiet=quiet, as_json="--json" in arguments)
+    if arguments[:1] == ["statusline"] and not _HELP & set(arguments):
+        from .commands.statusline import run as run_statusline
+
+        return run_statusline(arguments[1:])
     from .cli import run_cli
 
     return run_cli(arguments)

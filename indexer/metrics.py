@@ -78,15 +78,14 @@ _SUMS = """
 SELECT
   p.path, p.name, m.name,
   sum(r.input_tokens), sum(r.output_tokens), sum(r.cache_write_tokens), sum(r.cache_read_tokens),
-  sum(c.input), sum(c.output), sum(c.cache_write), sum(c.cache_read), sum(c.web_search),
+  sum(r.input), sum(r.output), sum(r.cache_write), sum(r.cache_read), sum(r.web_search),
   sum(r.part = 0),
   sum(CASE WHEN r.rate_id IS NULL
     THEN r.input_tokens + r.output_tokens + r.cache_write_tokens + r.cache_read_tokens END)
-FROM responses AS r
+FROM response_costs AS r
 JOIN sessions AS s ON s.id = r.session_id
 JOIN projects AS p ON p.id = s.project_id
 JOIN models AS m ON m.id = r.model_id
-LEFT JOIN response_costs AS c ON c.id = r.id
 GROUP BY p.id, m.id
 ORDER BY p.path, m.name
 """

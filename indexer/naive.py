@@ -14,6 +14,7 @@ from .metrics import ClaudeMetrics, assemble
 from .parser import OFFSET_BITS, RANK_SHIFT, Batch
 from .store import display_path
 from .transcripts import Job, read
+from .usage import BATCH, FAST, US
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class History:
         self.models: dict[int, str] = {}
         self.contexts: dict[int, tuple[Any, ...]] = {}
         self.searches: dict[int, int] = {}
-        self.calls: dict[int, set[int]] = {}
+        self.calls: dict[int, list[tuple[Any, ...]]] = {}
+        self.answers: dict[int, int] = {}  # response of each record that carries usage
         self.last: dict[int, tuple[Any, ...]] = {}  # records of the transcript added last, by offset
         self.skipped: list[tuple[str, int, str]] = []
         self._cwds: dict[int, tuple[Any, ...]] = {}
@@ -50,7 +52,7 @@ class History:
         self.last = {}
         for part in read(job):
             if part.error is not None:
-                self.failures[found.path] = part.error
+                self.failures[self.paths[job.file_id]] = part.error
             self._take(part.batch)
 
     def _take(self, batch: Batch) -> None:
@@ -67,8 +69,10 @@ class History:
             self.skipped.append((*self.place(identity), reason))
         for row in batch.usage:
             self.usage.setdefault(row[0], []).append(row)
-        for call_id, record_id, *_ in batch.tool_uses:
-            self.calls.setdefault(call_id, set()).add(record_id)
+            if row[3] == 0:
+                self.answers[row[1]] = row[0]
+        for call_id, record_id, *_, owner_rank in batch.tool_uses:
+            self.calls.setdefault(call_id, []).append((owner_rank, record_id))
         for call_id, _, _, _, searches, _ in batch.tool_results:
             self.searches[call_id] = max(searches, self.searches.get(call_id, 0))
 
@@ -78,24 +82,22 @@ class History:
 
     def _cwd(self, record: tuple[Any, ...]) -> None:
         context = self.contexts[record[4]]
-        path = self.paths[record[0] >> OFFSET_BITS]
-        rank = (context[2] is None, context[12], record[5], context[2] or "", path)
+        rank = (context[2] is None, context[12], record[5], *self.place(record[0]), context[2] or "")
         if context[1] not in self._cwds or rank < self._cwds[context[1]]:
             self._cwds[context[1]] = rank
 
     def project(self, session_id: int) -> tuple[str, str]:
         """Path and name of the project of a session."""
-        *_, cwd, path = self._cwds[session_id]
+        *_, path, _, cwd = self._cwds[session_id]
         return project_of(cwd or None, path)
 
     def owner(self, rows: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
         """The record that owns a response: the earliest original among those that carry its usage."""
+        return min(rows, key=lambda row: self._rank(row[6], row[1]))
 
-        def rank(row: tuple[Any, ...]) -> tuple[Any, ...]:
-            path, offset = self.place(row[1])
-            return row[6], self.sessions[self._session(path, offset)], path, offset
-
-        return min(rows, key=rank)
+    def _rank(self, owner_rank: int, record_id: int) -> tuple[Any, ...]:
+        path, offset = self.place(record_id)
+        return owner_rank, self.sessions[self._session(path, offset)], path, offset
 
     def _session(self, path: str, offset: int) -> int:
         return int(self.contexts[self.records[path, offset][4]][1])
@@ -103,21 +105,26 @@ class History:
     def responses(self) -> dict[int, dict[str, Any]]:
         """Every response and advisor's call by its id: the maximum of each field over its records, and its owner."""
         searched: dict[int, int] = {}
-        for call_id, records in self.calls.items():
-            responses = {self.records[self.place(record)][12] for record in records} - {None}
-            for response_id in responses:
-                searched[response_id] = searched.get(response_id, 0) + self.searches.get(call_id, 0)
+        for call_id in self.searches:
+            calls = self.calls.get(call_id)
+            # Of copies that are responses of their own, the owner's is charged.
+            response_id = calls and self.answers.get(min(calls, key=lambda call: self._rank(*call))[1])
+            if response_id:
+                searched[response_id] = searched.get(response_id, 0) + self.searches[call_id]
         return {response_id: self._response(rows, searched) for response_id, rows in self.usage.items()}
 
     def _response(self, rows: list[tuple[Any, ...]], searched: dict[int, int]) -> dict[str, Any]:
         own = self.owner(rows)
         # An advisor's call belongs to the owner of the response it was made for.
-        owner = self.owner(self.usage[own[4]]) if own[4] is not None else own
+        advised = self.usage[own[4]] if own[4] is not None else []
+        owner = self.owner(advised or rows)
         path, offset = self.place(owner[1])
         counts = [max(row[column] for row in rows) for column in range(7, 13)]
         flags = 0
         for row in rows:
             flags |= row[13]
+        for row in advised:
+            flags |= row[13] & (FAST | US | BATCH)
         stops = [row[14] for row in rows if row[14] is not None]
         searches = max(counts[5], searched.get(own[0], 0) if own[3] == 0 else 0)
         return {

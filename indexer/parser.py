@@ -22,6 +22,7 @@ OFFSET_BITS = 40
 AT_BORROWED, SESSION_BORROWED, RECOVERED, TEXT_DROPPED = 1, 2, 4, 8
 SIDECHAIN_RANK, BACKGROUND_RANK, EMBEDDED_RANK = 4, 2, 1
 RANK_SHIFT = 44
+LATEST = 1 << RANK_SHIFT
 # A line longer than this is a screenshot or a dump: its numbers are kept and its text is not.
 LONG_LINE = 16 * 1024 * 1024
 
@@ -41,6 +42,8 @@ _TEXT = {
     "pr-link": "prUrl",
 }
 _CONTEXT_TEXTS = 11
+# What users paste: megabytes, and never part of a response.
+_BULKY = ("image", "document")
 # How the type of a subagent is known, best first.
 FROM_META, FROM_RECORD, FROM_CALL = 0, 1, 2
 
@@ -54,8 +57,9 @@ def milliseconds(value: Any) -> int | None:
         found = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         return None
-    # "2026" and "20260101" are ISO dates too, but no time that anything was said at.
-    return found if found >= 0 and "T" in value else None
+    # "2026" and "20260101" are ISO dates too, but no time that anything was said at. A rank has no room for the year
+    # 2600.
+    return found if 0 <= found < LATEST and "T" in value else None
 
 
 class Batch:
@@ -119,7 +123,7 @@ class Parser:
     ) -> None:
         self.base = file_id << OFFSET_BITS
         self.name = name
-        self.mtime_ms = mtime_ms
+        self.mtime_ms = min(max(mtime_ms, 0), LATEST - 1)
         self.session = session
         self.first_at = first_at
         self.last_at = last_at
@@ -128,6 +132,7 @@ class Parser:
         self._types: dict[tuple[str, str | None], int] = {}
         self._models: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
+        self._responses: dict[str, int] = {}
         self._batch = Batch()
 
     def look_ahead(self, data: bytes) -> bool:
@@ -149,7 +154,7 @@ class Parser:
         """Rows of a piece of whole lines (the last may lack its newline) that begins at the offset."""
         self._batch = batch = Batch()
         # Ids seen before are known to this parser, but the new batch must carry its own dictionary rows.
-        self._contexts, self._types, self._models, self._sessions = {}, {}, {}, {}
+        self._contexts, self._types, self._models, self._sessions, self._responses = {}, {}, {}, {}, {}
         loads, decode_error, record = orjson.loads, orjson.JSONDecodeError, self._record
         text = data.split(b"\n")
         if not text[-1]:
@@ -172,12 +177,13 @@ class Parser:
     def _pieces(self, line: bytes, offset: int) -> None:
         """A line that is not simply one record."""
         found = lines.pieces(line)
-        is_used = any(piece.record is not None for piece in found)
+        is_used = is_counted = any(piece.record is not None for piece in found)
         for piece in found:
             length = piece.end - piece.start
             if piece.record is None:
                 at = self.base + offset + piece.start
-                self._batch.skipped.append((at, self.line_count, length, piece.reason, int(is_used)))
+                self._batch.skipped.append((at, self.line_count, length, piece.reason, int(is_counted)))
+                is_counted = True
             else:
                 flags = RECOVERED if piece.is_recovered else 0
                 self._record(piece.record, offset + piece.start, length, line[piece.start : piece.end], flags)
@@ -189,7 +195,8 @@ class Parser:
         at = milliseconds(get("timestamp"))
         if at is None:
             flags |= AT_BORROWED
-            at = self.last_at or self.first_at or self.mtime_ms
+            at = self.last_at if self.last_at is not None else self.first_at
+            at = self.mtime_ms if at is None else at
         else:
             self.last_at = at
         session = get("sessionId")
@@ -223,21 +230,24 @@ class Parser:
             context_id = self._context(context)
         identity = self.base + offset
         uuid = _text(get("uuid"))
+        rank = SIDECHAIN_RANK * is_sidechain + BACKGROUND_RANK * is_background + is_embedded
+        owner_rank = (rank << RANK_SHIFT) + at
         model_id = response_id = message_id = request_id = stop_reason = block = text = None
         subtype: str | None = None
         if kind == "assistant" or kind == "user":
             message = get("message")
             if message.__class__ is dict:
-                text, block, results = self._content(identity, session, message.get("content"), get("toolUseResult"))
+                text, block, results = self._content(
+                    identity, session, owner_rank, message.get("content"), get("toolUseResult")
+                )
                 if kind == "user":
                     subtype = _user_subtype(record, text, results)
                 else:
-                    rank = SIDECHAIN_RANK * is_sidechain + BACKGROUND_RANK * is_background + is_embedded
                     model_id, response_id, message_id, request_id, stop_reason, subtype = self._assistant(
-                        record, message, identity, session, at, rank, line
+                        record, message, identity, session, owner_rank, line
                     )
         elif kind == "progress":
-            subtype = self._progress(get("data"), identity, session, at, is_background)
+            subtype = self._progress(get("data"), identity, session, at, is_background, line)
         else:
             subtype = _subtype(kind, record)
             text = _other_text(kind, record)
@@ -254,7 +264,7 @@ class Parser:
                 flags,
                 uuid,
                 _text(get("parentUuid")),
-                None if uuid else digest(line),
+                None if uuid else digest(line.strip()),
                 block,
                 model_id,
                 response_id,
@@ -271,8 +281,7 @@ class Parser:
         message: dict[str, Any],
         identity: int,
         session: str,
-        at: int,
-        rank: int,
+        owner_rank: int,
         line: bytes,
     ) -> tuple[int | None, int | None, str | None, str | None, str | None, str | None]:
         """Stores the numbers of a record that carries usage: model, response, message, request, stop reason, subtype."""
@@ -288,8 +297,7 @@ class Parser:
             return model_id, None, message_id, request_id, stop_reason, subtype
         counts = usage.numbers(said)
         key = usage.response_key(message_id, request_id, session, _text(record.get("uuid")), counts, line)
-        response_id = digest(key.encode("utf-8", "replace"))
-        owner_rank = (rank << RANK_SHIFT) + at
+        response_id = self._responses.get(key) or self._response(key)
         self._batch.usage.append(
             (response_id, identity, key, 0, None, model_id, owner_rank, *counts, stop_reason, _recorded_nano(record))
         )
@@ -302,7 +310,9 @@ class Parser:
                 )
         return model_id, response_id, message_id, request_id, stop_reason, subtype
 
-    def _progress(self, data: Any, identity: int, session: str, at: int, is_background: int) -> str | None:
+    def _progress(
+        self, data: Any, identity: int, session: str, at: int, is_background: int, line: bytes
+    ) -> str | None:
         """A subagent's message embedded in its parent's file counts as a sidechain record of the parent's session."""
         if data.__class__ is not dict:
             return None
@@ -310,16 +320,17 @@ class Parser:
         if data.get("type") == "agent_progress" and embedded.__class__ is dict:
             message = embedded.get("message")
             if message.__class__ is dict:
-                self._content(identity, session, message.get("content"), embedded.get("toolUseResult"))
+                own = milliseconds(embedded.get("timestamp"))
+                rank = SIDECHAIN_RANK + BACKGROUND_RANK * is_background + EMBEDDED_RANK
+                owner_rank = (rank << RANK_SHIFT) + (at if own is None else own)
+                self._content(identity, session, owner_rank, message.get("content"), embedded.get("toolUseResult"))
                 if embedded.get("type") == "assistant":
-                    own = milliseconds(embedded.get("timestamp"))
-                    rank = SIDECHAIN_RANK + BACKGROUND_RANK * is_background + EMBEDDED_RANK
-                    line = orjson.dumps(embedded)
-                    self._assistant(embedded, message, identity, session, at if own is None else own, rank, line)
+                    own_line = _json(embedded, line)
+                    self._assistant(embedded, message, identity, session, owner_rank, own_line)
         return _text(data.get("type"))
 
     def _content(
-        self, identity: int, session: str, content: Any, result: Any
+        self, identity: int, session: str, owner_rank: int, content: Any, result: Any
     ) -> tuple[str | None, int | None, list[dict[str, Any]]]:
         """Visible text, digest of what is not text, and tool results of a message's content."""
         if content.__class__ is str:
@@ -334,7 +345,7 @@ class Parser:
             if kind == "text":
                 texts.append(_text(item.get("text")) or "")
             elif kind == "tool_use" or kind == "server_tool_use":
-                block = self._tool_use(identity, session, item)
+                block = self._tool_use(identity, session, owner_rank, item)
             elif kind == "tool_result":
                 # toolUseResult is about one result, also on the rare line that holds several.
                 self._tool_result(identity, session, item, None if results else result)
@@ -342,16 +353,18 @@ class Parser:
             elif kind == "thinking":
                 # Newer versions leave the thinking empty and keep its signature.
                 block = digest_text((_text(item.get("signature")) or _text(item.get("thinking")) or "")[-128:])
+            elif kind not in _BULKY:
+                block = digest(_json(item, b""))
         return "\n".join(texts) or None, block, results
 
-    def _tool_use(self, identity: int, session: str, item: dict[str, Any]) -> int:
+    def _tool_use(self, identity: int, session: str, owner_rank: int, item: dict[str, Any]) -> int:
         tool_use_id, name = _text(item.get("id")) or "", _text(item.get("name")) or ""
         call_id = _call_id(tool_use_id, session)
         given = item.get("input")
         subject = None
         if given.__class__ is dict and name in ("Task", "Agent", "Skill", "SlashCommand"):
             subject = _text(given.get("subagent_type")) or _text(given.get("skill")) or _text(given.get("command"))
-        self._batch.tool_uses.append((call_id, identity, tool_use_id, name, subject))
+        self._batch.tool_uses.append((call_id, identity, tool_use_id, name, subject, owner_rank))
         return call_id
 
     def _tool_result(self, identity: int, session: str, item: dict[str, Any], result: Any) -> None:
@@ -402,6 +415,10 @@ class Parser:
             self._batch.types[found] = (kind, subtype)
         return found
 
+    def _response(self, key: str) -> int:
+        found = self._responses[key] = digest(key.encode("utf-8", "replace"))
+        return found
+
     def _model(self, model: str) -> int:
         found = self._models[model] = digest_text(model)
         self._batch.models[found] = model
@@ -423,13 +440,21 @@ def _result_bytes(content: Any) -> int:
     if content.__class__ is str:
         return len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
     if content.__class__ is list:
-        return sum(_result_bytes(item.get("text")) for item in content if item.__class__ is dict)
+        texts = (item.get("text") for item in content if item.__class__ is dict)
+        return sum(_result_bytes(text) for text in texts if text.__class__ is str)
     return 0
 
 
 def _progress_agent(record: dict[str, Any]) -> Any:
     data = record.get("data")
     return data.get("agentId") if data.__class__ is dict else None
+
+
+def _json(value: dict[str, Any], default: bytes) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # orjson reads 1024 levels and writes 254, and no integer beyond 64 bits
+        return default
 
 
 def _recorded_nano(record: dict[str, Any]) -> int | None:

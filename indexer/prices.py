@@ -369,7 +369,7 @@ def _user_prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -
 
 
 def _prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> list[Price]:
-    """Prices by model and start. Raises PriceError, also where two of a model overlap."""
+    """Prices by model and start; one without an end holds until the next. Raises PriceError, also where two overlap."""
     from itertools import pairwise
 
     numbered = [
@@ -377,8 +377,12 @@ def _prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> lis
         for n, row in enumerate(rows, 1)
     ]
     numbered.sort(key=lambda pair: _order(pair[0]))
-    for (one, n), (other, m) in pairwise(numbered):
-        if one.model == other.model and _start(other) < _end(one):
+    for index, ((one, n), (other, m)) in enumerate(pairwise(numbered)):
+        if one.model != other.model or _end(one) <= _start(other):
+            continue
+        if one.valid_until is None and _start(one) < _start(other):
+            numbered[index] = one._replace(valid_until=other.valid_from), n
+        else:
             raise PriceError(
                 f"{path}: prices {n} and {m} ({one.model}) overlap; end one with until, or remove it"
             )

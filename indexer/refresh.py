@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 
 from . import checkpoint, config, pricing, store
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found, discover
 from .errors import CmError
+from .prices import PriceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from .transcripts import Job
@@ -31,12 +33,29 @@ if TYPE_CHECKING:
 
 _KNOWN = """
 SELECT
-  f.path, f.id, f.size, f.mtime_ns, f.inode, f.checked_ns, f.offset, f.head_hash, f.tail_hash, f.line_count,
+  f.path, f.id, f.size, f.mtime_ns, f.inode, f.checked_ns, f.offset,
+  CASE WHEN f.tail IN ('indexed', 'skipped') THEN f.size ELSE f.offset END,
+  f.head_hash, f.tail_hash, f.line_count,
   s.session_id, f.first_at, f.last_at, f.parser_version, f.gone_at IS NOT NULL, f.error IS NOT NULL
 FROM files AS f
 LEFT JOIN sessions AS s ON s.id = f.session_id
 WHERE f.host_id = 1 AND f.replaced_at IS NULL
 """
+# A path and all below it (`0` follows `/`); what else that finds does no harm.
+_KNOWN_BELOW = f"{_KNOWN} AND f.path >= :path AND f.path < :path || '0'"
+# What `refreshes` says of a run; how many it keeps; what `cm watch` does within a minute is one.
+_RUN = (
+    "seconds",
+    "files_seen",
+    "files_parsed",
+    "files_failed",
+    "files_gone",
+    "bytes_read",
+    "records_added",
+    "responses_added",
+    "lines_skipped",
+)
+_KEPT_RUNS, _RUN_MS = 10_000, 60_000
 
 
 class Summary:
@@ -55,10 +74,14 @@ class Summary:
         self.seconds = 0.0
         self.phases: dict[str, float] = {"discover": 0.0, "parse": 0.0, "finalize": 0.0}
         self.failures: dict[str, str] = {}
+        # Of these, what failed the last time too, and for the same reason: it was told then.
+        self.told: set[str] = set()
+        # What went wrong with anything but transcripts.
+        self.warnings: list[str] = []
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `cm refresh --json` prints."""
-        return {key: value for key, value in vars(self).items() if key != "failures"} | (
+        return {key: value for key, value in vars(self).items() if key not in ("failures", "told", "warnings")} | (
             {"failures": self.failures} if self.failures else {}
         )
 
@@ -73,6 +96,7 @@ def refresh(
     wait: bool = False,
     command: str = "refresh",
     progress: Progress | None = None,
+    is_stopped: Callable[[], bool] | None = None,
 ) -> Summary:
     """Indexes what is new or changed below the roots, or only below `paths`.
 
@@ -82,22 +106,26 @@ def refresh(
         full: read every transcript again from its beginning.
         workers: threads that read and parse; by default as many as pay off.
         wait: wait for another refresh to finish, instead of raising Locked.
+        is_stopped: asked while reading; True commits what was read so far and leaves the rest to the next refresh.
 
     Raises:
         Locked: another refresh is at work. IndexUnusable: the index cannot be opened or written.
     """
     from sqlite3 import Error
 
-    path = config.database(db)
+    path, workers = config.database(db), config.workers(workers)
     summary, clock = Summary(), _Clock()
     found_roots, _ = config.roots(roots)
     store.make_private(path)
     with store.Lock(path, wait):
         connection = store.open_writer(path)
         try:
-            pricing.update(connection)
-            _refresh(connection, found_roots, paths, full, workers, summary, clock, progress)
-            _log_run(connection, summary, clock, command)
+            try:
+                pricing.update(connection)
+            except PriceError as error:
+                summary.warnings.append(f"{error}; costs are by the prices as they were")
+            _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped)
+            _log_run(connection, summary, clock, command, bool(paths))
         except Error as error:
             raise store.explain(path, error) from error
         finally:
@@ -130,11 +158,13 @@ def _refresh(
     summary: Summary,
     clock: _Clock,
     progress: Progress | None,
+    is_stopped: Callable[[], bool] | None,
 ) -> None:
     found = discover(roots) if not paths else _discover_paths(roots, paths)
     summary.files_seen = len(found.files)
     summary.failures.update(found.unreadable)
-    known = {row[0]: Checkpoint._make(row[1:]) for row in connection.execute(_KNOWN)}
+    _note_unreadable(connection, found, summary)
+    known = _known(connection, found.places if paths else None)
     plan = _plan(found, known, full, summary)
     plan.gone = _gone(connection, found, known, paths)
     summary.phases["discover"] = clock.lap()
@@ -148,9 +178,13 @@ def _refresh(
     plan.jobs = writer.adopt_moved(plan, known)
     writer.mark_checked(plan.checked)
     writer.mark_gone(plan.gone)
-    _read(plan.jobs, writer, workers, progress)
+    writer.mark_failed(plan.failed)
+    is_complete = _read(plan.jobs, writer, workers, progress, is_stopped)
     summary.phases["parse"] = clock.lap()
-    writer.finish()
+    if is_complete:
+        writer.finish()
+    else:
+        writer.stop()
     summary.files_unchanged = summary.files_seen - summary.files_parsed - len(writer.failed)
     summary.files_failed = len(summary.failures)
     summary.phases["finalize"] = clock.lap()
@@ -165,10 +199,11 @@ class Plan:
         self.again: list[tuple[Found, Checkpoint]] = []
         self.checked: list[tuple[int, int]] = []
         self.gone: dict[str, Checkpoint] = {}
+        self.failed: list[tuple[int, str, str]] = []
         self.jobs: list[Job] = []
 
     def is_empty(self) -> bool:
-        return not (self.new or self.grown or self.again or self.checked or self.gone)
+        return not (self.new or self.grown or self.again or self.checked or self.gone or self.failed)
 
 
 def _plan(found: Discovery, known: dict[str, Checkpoint], full: bool, summary: Summary) -> Plan:
@@ -188,7 +223,7 @@ def _plan(found: Discovery, known: dict[str, Checkpoint], full: bool, summary: S
         try:
             is_same = change not in (GROWN, SUSPECT, UNCHANGED) or checkpoint.matches(before, file.path)
         except OSError as error:
-            summary.failures[file.path] = error.strerror or str(error)
+            plan.failed.append((before.id, file.path, error.strerror or str(error)))
             continue
         if not is_same or change not in (GROWN, SUSPECT, UNCHANGED):
             plan.again.append((file, before))
@@ -199,13 +234,41 @@ def _plan(found: Discovery, known: dict[str, Checkpoint], full: bool, summary: S
     return plan
 
 
+def _known(connection: sqlite3.Connection, places: Sequence[str] | None) -> dict[str, Checkpoint]:
+    """What the index knows of transcripts: of all, or of those at or below some places."""
+    if places is None:
+        rows = connection.execute(_KNOWN).fetchall()
+    else:
+        paths = (store.display_path(place) for place in places)
+        rows = [row for path in paths for row in connection.execute(_KNOWN_BELOW, {"path": path})]
+    return {row[0]: Checkpoint._make(row[1:]) for row in rows}
+
+
+def _note_unreadable(connection: sqlite3.Connection, found: Discovery, summary: Summary) -> None:
+    """Remembers where the walk could not look, so that it need not be told at every refresh."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'unreadable'").fetchone()
+    if row is None and not found.unreadable:
+        return
+    import json
+
+    before = json.loads(row[0]) if row else {}
+    summary.told.update(path for path, reason in found.unreadable.items() if before.get(path) == reason)
+    walked = tuple(f"{place}{os.sep}" for place in found.places)
+    after = {path: reason for path, reason in before.items() if not f"{path}{os.sep}".startswith(walked)}
+    after |= found.unreadable
+    if after != before:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('unreadable', ?)", (json.dumps(after),))
+
+
 def _discover_paths(roots: Sequence[str], paths: Sequence[str]) -> Discovery:
     found = Discovery()
-    for path in paths:
-        absolute = os.path.abspath(os.path.expanduser(path))
-        root = next((root for root in roots if absolute.startswith(f"{root}{os.sep}projects")), None)
+    # In this order what is below a place follows it at once.
+    for absolute in sorted({os.path.abspath(os.path.expanduser(path)) for path in paths}, key=lambda path: f"{path}{os.sep}"):
+        if found.places and absolute.startswith(f"{found.places[-1]}{os.sep}"):
+            continue
+        root = next((root for root in roots if f"{absolute}{os.sep}".startswith(f"{root}{os.sep}projects{os.sep}")), None)
         if root is None:
-            raise CmError(f"{path} is not below projects/ of {', '.join(roots) or 'any root'}; name its root with --root")
+            raise CmError(f"{absolute} is not below projects/ of {', '.join(roots) or 'any root'}; name its root with --root")
         found.walk(root, absolute)
     return found.finish()
 
@@ -234,40 +297,60 @@ def _is_loading(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
 
 
-def _read(jobs: list[Job], writer: Any, workers: int | None, progress: Progress | None) -> None:
+def _read(
+    jobs: list[Job],
+    writer: Any,
+    workers: int | None,
+    progress: Progress | None,
+    is_stopped: Callable[[], bool] | None,
+) -> bool:
+    """Reads and stores; False if it was stopped before the end."""
     if not jobs:
-        return
+        return True
     from .pool import run
 
     total = sum(job.found.size - job.offset for job in jobs)
     done = 0
-    for part in run(jobs, workers):
-        writer.add(part)
-        done += part.bytes_read
-        if progress is not None:
-            progress(done, total)
+    with _without_collector():
+        for part in run(jobs, workers):
+            writer.add(part)
+            done += part.bytes_read
+            if progress is not None:
+                progress(done, total)
+            if is_stopped is not None and is_stopped():
+                return False
+    return True
 
 
-def _log_run(connection: sqlite3.Connection, summary: Summary, clock: _Clock, command: str) -> None:
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Rows are tuples without cycles: looking for some among millions takes a load 5 to 30 % longer."""
+    import gc
+
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _log_run(connection: sqlite3.Connection, summary: Summary, clock: _Clock, command: str, is_partial: bool) -> None:
+    """Adds a run to the log; what `cm watch` does within a minute is one run, and nothing is none."""
     summary.seconds = clock.total()
-    connection.execute(
-        store.insert(
-            "refreshes",
-            "started_at, seconds, pid, command, files_seen, files_parsed, files_failed, files_gone, bytes_read,"
-            " records_added, responses_added, lines_skipped",
-        ),
-        (
-            int(clock.started_at * 1000),
-            summary.seconds,
-            os.getpid(),
-            command,
-            summary.files_seen,
-            summary.files_parsed,
-            summary.files_failed,
-            summary.files_gone,
-            summary.bytes_read,
-            summary.records_added,
-            summary.responses_added,
-            summary.lines_skipped,
-        ),
-    )
+    done = {column: getattr(summary, column) for column in _RUN}
+    if is_partial:
+        done["files_failed"] -= len(summary.told)
+        if not (done["files_parsed"] or done["files_failed"] or done["files_gone"]):
+            return
+        sums = ", ".join(f"{column} = {column} + ?" for column in done)
+        same = "id = (SELECT max(id) FROM refreshes) AND pid = ? AND command = ? AND started_at > ?"
+        run = (os.getpid(), command, int(clock.started_at * 1000) - _RUN_MS)
+        if connection.execute(f"UPDATE refreshes SET {sums} WHERE {same}", (*done.values(), *run)).rowcount:
+            return
+    columns = f"started_at, pid, command, {', '.join(done)}"
+    row = (int(clock.started_at * 1000), os.getpid(), command, *done.values())
+    (number,) = connection.execute(f"{store.insert('refreshes', columns)} RETURNING id", row).fetchone()
+    if number % 100 == 0:
+        connection.execute("DELETE FROM refreshes WHERE id <= ?", (number - _KEPT_RUNS,))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_DERIVED = ("responses", "tool_calls", "sessions")
 SQL = os.path.join(_HERE, "schema")
 
 
@@ -42,10 +43,15 @@ def migrate(connection: sqlite3.Connection) -> None:
         _replace_views(connection, stamp)
 
 
-def create_indexes(connection: sqlite3.Connection) -> None:
-    """Creates the indexes that do not exist yet: after the first load, where it is cheaper than along with it."""
+def create_indexes(connection: sqlite3.Connection, of_derived: bool) -> None:
+    """Creates the indexes that do not exist yet, of the tables that are derived or of those they are derived from.
+
+    After the first load, where it is cheaper than along with it.
+    """
     for statement in _statements("indexes.sql"):
-        connection.execute(statement)
+        table = statement.rpartition(" ON ")[2].split(None, 1)[0]
+        if (table in _DERIVED) == of_derived:
+            connection.execute(statement)
 
 
 def load_migrations() -> Migrations:
@@ -70,7 +76,11 @@ def _apply_migrations(connection: sqlite3.Connection) -> None:
     # An outer transaction: without it several processes that migrate one new file lock each other out.
     connection.execute("BEGIN IMMEDIATE")
     try:
+        is_new = version(connection) == 0
         load_migrations().apply(Database(connection, execute_plugins=False))
+        if is_new:
+            # From its first moment on, so that no report shows an index that nothing is in yet.
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.commit()
     except BaseException:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 
-from . import schema
-from .store import fetch_dicts, snapshot
+from . import cleanup, pricing, schema
+from .store import display_path, fetch_dicts, snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ FROM files
 WHERE {_PRESENT}
 """
 
-_SKIPPED = f"""
+_SKIPPED = """
 SELECT s.reason, count(*)
 FROM skipped_lines AS s
 JOIN files AS f ON f.id = s.id >> 40
@@ -56,26 +57,16 @@ FROM (
 )
 """
 
-_UNPRICED = """
-SELECT
-  m.name AS model, sum(r.part = 0) AS responses, sum(r.input_tokens) AS input_tokens,
-  sum(r.output_tokens) AS output_tokens, sum(r.cache_write_tokens) AS cache_creation_tokens,
-  sum(r.cache_read_tokens) AS cache_read_tokens
-FROM responses AS r
-JOIN models AS m ON m.id = r.model_id
-WHERE r.rate_id IS NULL
-GROUP BY m.id
-ORDER BY m.name
-"""
-
-_LAST_REFRESH = """
+_REFRESHES = """
 SELECT
   strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at, seconds, command,
   files_seen, files_parsed, files_failed, bytes_read, records_added, lines_skipped
 FROM refreshes
 ORDER BY id DESC
-LIMIT 1
+LIMIT 5
 """
+
+_OLD_SECONDS = 86_400
 
 
 def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dict[str, Any]:
@@ -83,12 +74,12 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
     with snapshot(connection):
         (files,) = fetch_dicts(connection, _FILES)
         (kept,) = fetch_dicts(connection, _KEPT)
-        last = fetch_dicts(connection, _LAST_REFRESH)
-        return {
+        refreshes = fetch_dicts(connection, _REFRESHES)
+        found: dict[str, Any] = {
             "database": db,
             "database_bytes": _size(db),
             "schema_version": schema.version(connection),
-            "roots": list(roots),
+            "roots": [display_path(root) for root in roots],
             "indexed_roots": [row[0] for row in connection.execute("SELECT DISTINCT root FROM files ORDER BY root")],
             "files": files,
             "coverage": coverage(connection),
@@ -96,13 +87,38 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             "responses": _count(connection, "SELECT count(*) FROM responses WHERE part = 0"),
             "undercounted_responses": _count(connection, "SELECT count(*) FROM responses WHERE is_undercounted"),
             "implausible_responses": _count(connection, "SELECT count(*) FROM responses WHERE flags & 8"),
-            "unpriced": fetch_dicts(connection, _UNPRICED),
+            "unpriced": pricing.unpriced(connection),
             "sources_gone": kept,
             "failures": dict(
-                connection.execute(f"SELECT path, error FROM files WHERE {_PRESENT} AND error IS NOT NULL ORDER BY path")
+                connection.execute(
+                    f"SELECT path, error FROM files WHERE {_PRESENT} AND error IS NOT NULL ORDER BY path"
+                )
             ),
-            "last_refresh": last[0] if last else None,
+            "last_refresh": refreshes[0] if refreshes else None,
+            "refreshes": refreshes,
+            **cleanup.report(connection, roots),
         }
+        return found | {"warnings": _warnings(connection, found["deletions"])}
+
+
+def _warnings(connection: sqlite3.Connection, deletions: dict[str, Any]) -> list[str]:
+    """What to do something about."""
+    found = []
+    (last,) = connection.execute("SELECT max(started_at) FROM refreshes").fetchone()
+    age = time.time() - last / 1000 if last else 0
+    if age > _OLD_SECONDS:
+        days = int(age // _OLD_SECONDS)
+        found.append(
+            f"the last refresh was {days} day{'s' * (days > 1)} ago: run `cm refresh`, or have `cm schedule` do it"
+        )
+    if connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone():
+        found.append("the first refresh has not completed: these are not all numbers yet; run `cm refresh`")
+    if deletions["not_indexed"]:
+        found.append(
+            f"{deletions['not_indexed']:,} transcripts that Claude Code deletes within {deletions['within_days']} days"
+            " are not indexed as they are now: run `cm refresh`"
+        )
+    return found
 
 
 def coverage(connection: sqlite3.Connection) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # A reader never waits for the writer in WAL mode; this is for the moments when SQLite itself takes the file.
 BUSY_SECONDS = 30.0
+_MAGIC = b"SQLite format 3\0"
 
 
 def _uri(path: str, mode: str) -> str:
@@ -34,16 +35,21 @@ def explain(path: str, error: sqlite3.Error) -> IndexUnusable:
 def make_private(path: str) -> None:
     """Makes the index's file and folder, for this user only; what exists keeps its folder's mode.
 
-    Raises IndexUnusable.
+    Raises IndexUnusable: it cannot be made, or is something else.
     """
     try:
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
-            os.makedirs(folder, mode=0o700)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         # SQLite gives -wal and -shm the mode of the database, so it is enough to make that one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            head = os.read(descriptor, len(_MAGIC))
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise IndexUnusable(f"{path}: {error.strerror}; name a writable place with --db or CM_DB") from error
+    # SQLite takes a short file for an empty one, and would write over it.
+    if head not in (b"", _MAGIC):
+        raise explain(path, sqlite3.DatabaseError("file is not a database"))
 
 
 def open_writer(path: str) -> sqlite3.Connection:
@@ -68,7 +74,7 @@ def _me() -> tuple[str, str]:
     return os.uname().nodename, user
 
 
-def open_reader(path: str) -> sqlite3.Connection:
+def open_reader(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """The index as it is, read-only: never migrates and never waits for a refresh.
 
     Raises:
@@ -77,7 +83,7 @@ def open_reader(path: str) -> sqlite3.Connection:
     if not os.path.exists(path):
         raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`")
     try:
-        connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=busy_seconds, isolation_level=None)
         schema.check(connection, path)
         if schema.version(connection) < schema.VERSION:
             raise IndexUnusable(f"{path} was made by an older cm; run `cm refresh` to bring it up to date")
@@ -87,29 +93,39 @@ def open_reader(path: str) -> sqlite3.Connection:
 
 
 def display_path(path: str) -> str:
-    """A path as the index keeps it: text, with bytes that are not UTF-8 as \\xNN."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        # Backslashes are doubled so that no other path can look the same.
-        return os.fsencode(path.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
-    return path
+    """A path as the index keeps it: text, with bytes that are not UTF-8 as \\xNN and backslashes doubled."""
+    if path.isascii() and "\\" not in path:
+        return path
+    return os.fsencode(path.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+
+
+def real_path(shown: str) -> str:
+    """The path that `display_path` shows so."""
+    if "\\" not in shown:
+        return shown
+    import re
+
+    def byte(match: re.Match[bytes]) -> bytes:
+        return bytes.fromhex(match[1].decode()) if match[1] else b"\\"
+
+    return os.fsdecode(re.sub(rb"\\(?:\\|x([0-9a-f]{2}))", byte, shown.encode()))
 
 
 class Lock:
-    """The lock file beside the index: one refresh at a time. Held by `flock`, so it dies with its process."""
+    """A lock file beside the index: one refresh, or one watch, at a time. Held by `flock`, so it dies with its process."""
 
-    def __init__(self, path: str, wait: bool = False) -> None:
+    def __init__(self, path: str, wait: bool = False, of: str = "refresh") -> None:
         """Takes the lock. Raises Locked if another process has it and `wait` is false."""
         import fcntl
 
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        suffix = "lock" if of == "refresh" else f"{of}.lock"
+        self._file = os.open(f"{path}.{suffix}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             holder = os.pread(self._file, 20, 0).decode("ascii", "replace").strip()
             os.close(self._file)
-            raise Locked(f"{path}: another refresh (process {holder or 'unknown'}) is at work on it") from error
+            raise Locked(f"{path}: another {of} (process {holder or 'unknown'}) is at work on it") from error
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, str(os.getpid()).encode(), 0)
 

@@ -7,6 +7,7 @@ import stat
 
 from . import checkpoint, lines, reader
 from .parser import FROM_META, Batch, Parser
+from .store import display_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
         else:
             _tail(part, parser, data, offset)
         part.bytes_read += len(data)
-    if part.hashes is None:
-        part.hashes = checkpoint.samples(descriptor, part.offset)
+    if part.hashes is None or part.tail is not None:
+        part.hashes = checkpoint.samples(descriptor, part.offset if part.tail in (None, "pending") else size)
     _meta(job.found.path, parser, part.batch)
     yield part
 
@@ -106,7 +107,7 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
 def _parser(job: Job) -> Parser:
     found = job.found
     mtime_ms = found.mtime_ns // 1_000_000
-    name = fallback_session(found.path)
+    name = fallback_session(display_path(found.path))
     return Parser(job.file_id, name, mtime_ms, job.session, job.first_at, job.last_at, job.line_count)
 
 
@@ -155,6 +156,7 @@ def _meta(path: str, parser: Parser, batch: Batch) -> None:
 
 def fallback_session(path: str) -> str:
     """The session of a transcript that names none: its file name; of a subagent's, the session folder's name."""
-    folders, _, name = path.rpartition("/")
-    before, found, _ = f"{folders}/".partition("/subagents/")
-    return before.rpartition("/")[2] if found else name.removesuffix(".jsonl")
+    # Folders above may have any name, also that of a user called subagents.
+    below = path.rpartition("/projects/")[2]
+    before, found, _ = below.partition("/subagents/")
+    return (before if found else below.removesuffix(".jsonl")).rpartition("/")[2]

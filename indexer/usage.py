@@ -28,33 +28,48 @@ else:
 FAST, US, BATCH, IMPLAUSIBLE, FALLBACK = 1, 2, 4, 8, 16
 # No call has a context of a billion tokens; a count above it is a broken writer's.
 PLAUSIBLE = 10**9
+_REPEATED = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation",
+)
 SYNTHETIC = "<synthetic>"
 _API_ID = re.compile(r"msg_[A-Za-z0-9_]{20,}")
 
 
-def _count(value: Any) -> int:
-    """A token count of whatever was written: a number or a numeric string, else 0; never negative."""
-    if isinstance(value, bool) or value is None:
-        return 0
-    try:
-        number = int(value) if isinstance(value, (int, float)) else int(float(value)) if isinstance(value, str) else 0
-    except (ValueError, OverflowError):
-        return 0
-    return max(number, 0)
+class _Counts:
+    """Reads counts, and flags that one was implausible: that one counts 0, and takes no other with it."""
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+
+    def one(self, value: Any) -> int:
+        """A count of whatever was written: a number or a numeric string, else 0; never negative."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            return 0
+        try:
+            number = int(value) if isinstance(value, int) else int(float(value))
+        except ValueError:
+            return 0
+        except OverflowError:  # of an infinite number
+            number = PLAUSIBLE + 1
+        if number > PLAUSIBLE:
+            self.flags |= IMPLAUSIBLE
+            return 0
+        return max(number, 0)
+
+    def cache_write(self, usage: dict[str, Any]) -> tuple[int, int]:
+        """Cache writes in all and with a lifetime of an hour, of one usage object."""
+        split = _object(usage.get("cache_creation"))
+        hour = self.one(split.get("ephemeral_1h_input_tokens"))
+        minutes = self.one(split.get("ephemeral_5m_input_tokens"))
+        return max(self.one(usage.get("cache_creation_input_tokens")), minutes + hour), hour
 
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _cache_write(usage: dict[str, Any]) -> tuple[int, int]:
-    """Cache writes in all and with a lifetime of an hour, of one usage object."""
-    split = _object(usage.get("cache_creation"))
-    hour = _count(split.get("ephemeral_1h_input_tokens"))
-    total = max(
-        _count(usage.get("cache_creation_input_tokens")), _count(split.get("ephemeral_5m_input_tokens")) + hour
-    )
-    return total, hour
 
 
 def _plausible(counts: tuple[int, ...], flags: int) -> Numbers:
@@ -66,27 +81,63 @@ def _plausible(counts: tuple[int, ...], flags: int) -> Numbers:
 
 def numbers(usage: dict[str, Any]) -> Numbers:
     """What a usage object says of its own call: per field the larger of the top level and its `message` iterations."""
-    tokens_in, out = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
-    read = _count(usage.get("cache_read_input_tokens"))
-    write, hour = _cache_write(usage)
-    flags = (
-        (FAST if usage.get("speed") == "fast" else 0)
-        | (US if usage.get("inference_geo") == "us" else 0)
-        | (BATCH if usage.get("service_tier") == "batch" else 0)
-    )
+    get = usage.get
+    tokens_in, out, write = get("input_tokens"), get("output_tokens"), get("cache_creation_input_tokens")
+    read, split, tools = get("cache_read_input_tokens"), get("cache_creation"), get("server_tool_use")
+    flags = FAST if get("speed") == "fast" else 0
+    if get("inference_geo") == "us":
+        flags |= US
+    if get("service_tier") == "batch":
+        flags |= BATCH
+    # Nearly every record is as it should be; the careful reading of the others takes five times as long.
+    if (
+        tokens_in.__class__ is out.__class__ is write.__class__ is read.__class__ is int
+        and split.__class__ is dict
+        and len(split) == 2
+        and (not (iterations := get("iterations")) or _repeats(iterations, usage))
+        and 0 <= tokens_in <= PLAUSIBLE
+        and 0 <= out <= PLAUSIBLE
+        and 0 <= read <= PLAUSIBLE
+    ):
+        hour, minutes = split.get("ephemeral_1h_input_tokens"), split.get("ephemeral_5m_input_tokens")
+        searches = tools.get("web_search_requests") if tools.__class__ is dict else 0
+        if (
+            hour.__class__ is minutes.__class__ is searches.__class__ is int
+            and hour >= 0
+            and minutes >= 0
+            and 0 <= hour + minutes <= write <= PLAUSIBLE
+            and 0 <= searches <= PLAUSIBLE
+        ):
+            return Numbers(tokens_in, out, write, hour, read, searches, flags)
+    return _careful(usage, flags)
+
+
+def _repeats(iterations: Any, usage: dict[str, Any]) -> bool:
+    """Whether the iterations only say once more what the top level says."""
+    if iterations.__class__ is not list or len(iterations) != 1 or iterations[0].__class__ is not dict:
+        return False
+    only = iterations[0]
+    return only.get("type") == "message" and all(only.get(name) == usage.get(name) for name in _REPEATED)
+
+
+def _careful(usage: dict[str, Any], flags: int) -> Numbers:
+    count = _Counts(flags)
+    tokens_in, out = count.one(usage.get("input_tokens")), count.one(usage.get("output_tokens"))
+    read = count.one(usage.get("cache_read_input_tokens"))
+    write, hour = count.cache_write(usage)
     iterations = _iterations(usage)
     own = [item for item in iterations if item.get("type") == "message"]
     if own:
-        tokens_in = max(tokens_in, sum(_count(item.get("input_tokens")) for item in own))
-        out = max(out, sum(_count(item.get("output_tokens")) for item in own))
-        read = max(read, sum(_count(item.get("cache_read_input_tokens")) for item in own))
-        writes = [_cache_write(item) for item in own]
+        tokens_in = max(tokens_in, sum(count.one(item.get("input_tokens")) for item in own))
+        out = max(out, sum(count.one(item.get("output_tokens")) for item in own))
+        read = max(read, sum(count.one(item.get("cache_read_input_tokens")) for item in own))
+        writes = [count.cache_write(item) for item in own]
         write = max(write, sum(total for total, _ in writes))
         hour = max(hour, sum(part for _, part in writes))
+    searches = count.one(_object(usage.get("server_tool_use")).get("web_search_requests"))
     if any(item.get("type") == "fallback_message" for item in iterations):
-        flags |= FALLBACK
-    searches = _object(usage.get("server_tool_use")).get("web_search_requests")
-    return _plausible((tokens_in, out, write, hour, read, _count(searches)), flags)
+        count.flags |= FALLBACK
+    return _plausible((tokens_in, out, write, hour, read, searches), count.flags)
 
 
 def _iterations(usage: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,17 +150,18 @@ def advisor_calls(usage: dict[str, Any], flags: int) -> list[tuple[str, Numbers]
     calls = []
     for item in _iterations(usage):
         if item.get("type") == "advisor_message":
-            write, hour = _cache_write(item)
+            count = _Counts(flags & (FAST | US | BATCH))
+            write, hour = count.cache_write(item)
             counts = (
-                _count(item.get("input_tokens")),
-                _count(item.get("output_tokens")),
+                count.one(item.get("input_tokens")),
+                count.one(item.get("output_tokens")),
                 write,
                 hour,
-                _count(item.get("cache_read_input_tokens")),
+                count.one(item.get("cache_read_input_tokens")),
                 0,
             )
             model = item.get("model")
-            calls.append((model if isinstance(model, str) else "", _plausible(counts, flags & (FAST | US | BATCH))))
+            calls.append((model if isinstance(model, str) else "", _plausible(counts, count.flags)))
     return calls
 
 
@@ -129,9 +181,11 @@ def response_key(
         return f"session:{session}:{message_id}:{counts.input}:{counts.cache_write}:{counts.cache_read}"
     if uuid:
         return f"uuid:{uuid}"
-    return f"sha256:{sha256(line).hexdigest()}"
+    # A stale copy may end before the carriage return of its last line.
+    return f"sha256:{sha256(line.strip()).hexdigest()}"
 
 
 def searches(result: dict[str, Any]) -> int:
     """Web searches a tool result reports: the API's own count is 0 in Claude Code's files."""
-    return min(_count(result.get("searchCount")), PLAUSIBLE)
+    said = result.get("searchCount")
+    return 0 if said is None else _Counts(0).one(said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import metrics, naive
 from .discovery import Found
 from .parser import OFFSET_BITS
-from .store import snapshot
+from .store import real_path, snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def verify(connection: sqlite3.Connection) -> Report:
     report, history = Report(), naive.History()
     with snapshot(connection):
         for path, root, size, mtime_ns, inode, device, file_id in connection.execute(_FILES).fetchall():
-            history.add(Found(path, root, size, mtime_ns, inode, device))
+            history.add(Found(real_path(path), root, size, mtime_ns, inode, device))
             _compare_records(connection, report, history, path, file_id)
             report.files += 1
         for path, reason in history.failures.items():

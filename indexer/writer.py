@@ -47,7 +47,7 @@ _USAGE = insert(
     " cache_write_tokens, cache_write_1h_tokens, cache_read_tokens, web_searches, flags, stop_reason, recorded_nano",
     "OR REPLACE",
 )
-_TOOL_USE = insert("tool_uses", "call_id, record_id, tool_use_id, name, subject", "OR REPLACE")
+_TOOL_USE = insert("tool_uses", "call_id, record_id, tool_use_id, name, subject, owner_rank", "OR REPLACE")
 _TOOL_RESULT = insert("tool_results", "call_id, record_id, is_error, bytes, web_searches, agent", "OR REPLACE")
 _SKIPPED = insert("skipped_lines", "id, line, length, reason, is_partial", "")
 _NEW_FILE = insert("files", "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, replaces", "")
@@ -58,6 +58,8 @@ UPDATE files SET
   parser_version = ?, gone_at = NULL, error = NULL
 WHERE id = ?
 """
+# No file's time: that of files out of an archive can be 0.
+_UNFINISHED = -1
 _BY_RECORD = ("record_usage", "tool_uses", "tool_results")
 
 
@@ -90,16 +92,21 @@ class Writer:
         moves = _Moves(plan.gone)
         jobs = [self._continue(found, row) for found, row in plan.grown]
         jobs += [self._again(found, row) for found, row in plan.again]
-        for found in plan.new:
+        # The largest first, so that no worker is left alone with one at the end; and ids in the order they are stored.
+        for found in sorted(plan.new, key=lambda found: -found.size):
             path = moves.find(found)
             if path is None:
                 jobs.append(self._new(found, None))
                 continue
             row = plan.gone.pop(path)
+            if row.session is None or row.first_at is None or row.parser_version != PARSER_VERSION:
+                # Its records borrow the file's name or time, which are others now.
+                jobs.append(self._again(found, row))
+                continue
             self._execute(
                 "UPDATE files SET path = ?, root = ?, gone_at = NULL, checked_ns = ?, mtime_ns = ?, inode = ?"
                 " WHERE id = ?",
-                (display_path(found.path), found.root, self._now, found.mtime_ns, found.inode, row.id),
+                (display_path(found.path), display_path(found.root), self._now, found.mtime_ns, found.inode, row.id),
             )
             self._touch_file(row.id)
             if found.size > row.size:
@@ -129,6 +136,15 @@ class Writer:
         self._many("UPDATE files SET gone_at = ? WHERE id = ?", [(self._now // 10**6, row.id) for row in gone.values()])
         self._summary.files_gone += len(gone)
 
+    def mark_failed(self, failed: Iterable[tuple[int, str, str]]) -> None:
+        """Notes why transcripts could not be read, as (id, path, reason)."""
+        for file_id, path, reason in failed:
+            self.failed.add(path)
+            self._summary.failures[path] = reason
+            if self._execute("SELECT 1 FROM files WHERE id = ? AND error = ?", (file_id, reason)).fetchone():
+                self._summary.told.add(path)
+            self._execute("UPDATE files SET error = ? WHERE id = ?", (reason, file_id))
+
     # Parts
 
     def add(self, part: Part) -> None:
@@ -150,21 +166,22 @@ class Writer:
             self._commit()
 
     def _fail(self, part: Part) -> None:
-        path = part.job.found.path
-        self.failed.add(path)
-        self._summary.failures[path] = part.error or ""
-        if part.job.is_new and part.job.replaces is None:
+        job = part.job
+        if job.is_new and job.replaces is None and not job.has_begun:
             # Below any real size, so that it is tried again.
-            row = (part.job.file_id, 1, part.job.found.root, display_path(path), -1, 0, 0, PARSER_VERSION, None)
-            self._execute(_NEW_FILE, row)
-        file_id = part.job.replaces or part.job.file_id
-        self._execute("UPDATE files SET error = ? WHERE id = ?", (part.error, file_id))
+            self._insert_file(job, -1)
+        file_id = job.file_id if job.has_begun else job.replaces or job.file_id
+        self.mark_failed([(file_id, job.found.path, part.error or "")])
+
+    def _insert_file(self, job: Job, size: int) -> None:
+        found = job.found
+        places = display_path(found.root), display_path(found.path)
+        self._execute(_NEW_FILE, (job.file_id, 1, *places, size, _UNFINISHED, 0, PARSER_VERSION, job.replaces))
 
     def _start_generation(self, job: Job) -> None:
         if job.replaces is not None:
             self._execute("UPDATE files SET replaced_at = ? WHERE id = ?", (self._now // 10**6, job.replaces))
-        row = (job.file_id, 1, job.found.root, display_path(job.found.path), 0, 0, 0, PARSER_VERSION, job.replaces)
-        self._execute(_NEW_FILE, row)
+        self._insert_file(job, 0)
 
     def _drop_tail(self, job: Job) -> None:
         """Takes away what a final line without its newline gave: it is read again now."""
@@ -229,7 +246,7 @@ class Writer:
         found = part.job.found
         session, first_at, last_at, line_count = part.state
         # Until its last part is stored, the size it is known by is below its real one: it counts as grown.
-        size, mtime_ns = (found.size, found.mtime_ns) if part.is_last else (part.offset, 0)
+        size, mtime_ns = (found.size, found.mtime_ns) if part.is_last else (part.offset, _UNFINISHED)
         indexed = part.batch.indexed_lines
         hashes = part.hashes or (None, None)
         session_id = None if session is None else digest_text(session)
@@ -253,51 +270,118 @@ class Writer:
 
     # The end
 
+    def stop(self) -> None:
+        """Commits what was stored before the end was reached."""
+        self._begin()
+        self._commit()
+
     def finish(self) -> None:
         """Settles rewritten transcripts, derives what is left and commits."""
         self._begin()
-        if self._is_loading:
-            schema.create_indexes(self._connection)
+        was_loading = self._is_loading
+        if was_loading:
+            schema.create_indexes(self._connection, of_derived=False)
         self._settle()
-        if self._is_loading:
+        if was_loading:
             accounting.touch_all(self._connection)
             self._execute("DELETE FROM meta WHERE key = 'is_loading'")
             self._is_loading = False
-        self._commit()
+        self._summary.responses_added += accounting.derive(self._connection)
+        if was_loading:
+            schema.create_indexes(self._connection, of_derived=True)
+        self._execute("COMMIT")
 
     def _settle(self) -> None:
         """Takes away the rows of earlier generations whose records stand in the new one, each as often as it does.
 
         What matches nothing stays, with its numbers: it was paid for.
         """
-        settled = self._execute(
-            "SELECT id, replaces FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns > 0"
-        ).fetchall()
-        for new, old in settled:
-            span = {"n": new, "o": old, "bits": OFFSET_BITS}
-            self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY)")
-            self._execute(_MATCHED, span)
-            self._forget("SELECT id FROM temp.matched", {})
-            self._execute("DELETE FROM temp.matched")
-            self._execute("DELETE FROM skipped_lines WHERE id >> :bits = :o", {"o": old, "bits": OFFSET_BITS})
-            self._execute("UPDATE files SET replaces = NULL WHERE id = ?", (new,))
-            left = "SELECT 1 FROM records WHERE id >= ? AND id < ? LIMIT 1"
-            if not self._execute(left, (old << OFFSET_BITS, (old + 1) << OFFSET_BITS)).fetchone():
-                self._execute("UPDATE files SET replaces = NULL WHERE replaces = ?", (old,))
-                self._execute("DELETE FROM files WHERE id = ?", (old,))
+        finished = "SELECT id, replaces FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ?"
+        is_settled = False
+        while row := self._execute(f"{finished} ORDER BY id LIMIT 1", (_UNFINISHED,)).fetchone():
+            self._settle_generation(*row)
+            is_settled = True
+        if is_settled:
+            for sql in _EMPTIED:
+                self._execute(sql)
+
+    def _settle_generation(self, new: int, old: int) -> None:
+        span = {"n": new, "o": old, "bits": OFFSET_BITS}
+        self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY, new_id INTEGER)")
+        self._execute(_MATCHED, span)
+        self._execute(_SAY_LESS)
+        self._forget("SELECT id FROM temp.matched", {})
+        self._execute("DELETE FROM temp.matched")
+        self._execute("DELETE FROM skipped_lines WHERE id >> :bits = :o", {"o": old, "bits": OFFSET_BITS})
+        # One that was itself replaced before it was read to its end leaves the one before it to this one.
+        self._execute("UPDATE files SET replaces = (SELECT replaces FROM files WHERE id = ?) WHERE id = ?", (old, new))
+        self._execute("UPDATE files SET replaces = NULL WHERE id = ?", (old,))
+        left = "SELECT 1 FROM records WHERE id >= ? AND id < ? LIMIT 1"
+        if not self._execute(left, (old << OFFSET_BITS, (old + 1) << OFFSET_BITS)).fetchone():
+            self._execute("DELETE FROM files WHERE id = ?", (old,))
 
 
 _MATCHED = """
 INSERT INTO temp.matched
 WITH old AS (
-  SELECT id, uuid, digest, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
+  SELECT id, coalesce(uuid, digest) AS same, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
   FROM records WHERE id >= :o << :bits AND id < (:o + 1) << :bits
 ), new AS (
-  SELECT uuid, digest, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
+  SELECT id, coalesce(uuid, digest) AS same, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
   FROM records WHERE id >= :n << :bits AND id < (:n + 1) << :bits
 )
-SELECT id FROM old WHERE (coalesce(uuid, digest), n) IN (SELECT coalesce(uuid, digest), n FROM new)
+SELECT old.id, new.id FROM old JOIN new ON new.same = old.same AND new.n = old.n
 """
+
+# A tool that prunes transcripts keeps a record's uuid and not all of its bytes: what they said was paid for. A newer
+# parser may make less of the same bytes, and is believed.
+_SAY_LESS = """
+DELETE FROM temp.matched WHERE id IN (
+  SELECT m.id
+  FROM temp.matched AS m
+  JOIN records AS o ON o.id = m.id
+  JOIN records AS n ON n.id = m.new_id
+  WHERE
+    (
+      o.length <> n.length
+      OR (SELECT parser_version FROM files WHERE id = o.id >> 40)
+      = (SELECT parser_version FROM files WHERE id = n.id >> 40)
+    )
+    AND (
+      o.text IS NOT NULL AND o.text IS NOT n.text
+      OR EXISTS (
+        SELECT 1 FROM record_usage AS u
+        WHERE u.record_id = o.id AND NOT EXISTS (
+          SELECT 1 FROM record_usage AS v
+          WHERE
+            v.record_id = n.id AND v.part = u.part AND v.model_id = u.model_id
+            AND v.input_tokens >= u.input_tokens AND v.output_tokens >= u.output_tokens
+            AND v.cache_write_tokens >= u.cache_write_tokens AND v.cache_read_tokens >= u.cache_read_tokens
+            AND v.cache_write_1h_tokens >= u.cache_write_1h_tokens AND v.web_searches >= u.web_searches
+            AND v.flags & u.flags = u.flags AND coalesce(v.recorded_nano, 0) >= coalesce(u.recorded_nano, 0)
+            AND (u.stop_reason IS NULL OR v.stop_reason IS NOT NULL)
+        )
+      )
+      OR EXISTS (
+        SELECT tool_use_id FROM tool_uses WHERE record_id = o.id
+        EXCEPT SELECT tool_use_id FROM tool_uses WHERE record_id = n.id
+      )
+      OR EXISTS (
+        SELECT web_searches, agent FROM tool_results WHERE record_id = o.id
+        EXCEPT SELECT web_searches, agent FROM tool_results WHERE record_id = n.id
+      )
+    )
+)
+"""
+
+# What is left of sessions that only stood in until the real one was known.
+_EMPTIED = (
+    "DELETE FROM contexts WHERE session_id IN (SELECT id FROM temp.touched_sessions)"
+    " AND NOT EXISTS (SELECT 1 FROM records WHERE context_id = contexts.id)",
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM temp.touched_sessions)"
+    " AND NOT EXISTS (SELECT 1 FROM contexts WHERE session_id = sessions.id)"
+    " AND NOT EXISTS (SELECT 1 FROM agents WHERE session_id = sessions.id)",
+)
 
 
 class _Moves:
@@ -308,8 +392,8 @@ class _Moves:
         self._inodes = {row.inode: path for path, row in gone.items()}
         self._heads: dict[tuple[int, int | None], list[str]] = {}
         for path, row in gone.items():
-            if row.offset:
-                self._heads.setdefault((min(SAMPLE, row.offset), row.head_hash), []).append(path)
+            if row.end:
+                self._heads.setdefault((min(SAMPLE, row.end), row.head_hash), []).append(path)
 
     def find(self, found: Found) -> str | None:
         """The path a new transcript had before, if it only moved."""
@@ -319,7 +403,7 @@ class _Moves:
         try:
             for path in candidates + self._same_head(found):
                 row = self._gone.get(path)
-                if row is not None and row.offset and found.size >= row.size and matches(row, found.path):
+                if row is not None and row.end and found.size >= row.size and matches(row, found.path):
                     return path
         except OSError:
             return None  # it is told when it is read

@@ -64,11 +64,11 @@ CREATE TABLE files ( -- transcripts, one row per generation: a rewritten file st
   device INTEGER, -- st_dev
   inode INTEGER, -- st_ino
   size INTEGER NOT NULL, -- bytes when it was last read; below the real size while a load is unfinished
-  mtime_ns INTEGER NOT NULL, -- st_mtime_ns when it was last read
+  mtime_ns INTEGER NOT NULL, -- st_mtime_ns when it was last read; -1 while a load is unfinished
   checked_ns INTEGER NOT NULL, -- when that was looked at
   offset INTEGER NOT NULL DEFAULT 0, -- first byte not yet committed, always after a newline
-  head_hash INTEGER, -- digest of the first 4 KiB before the offset
-  tail_hash INTEGER, -- digest of the last 4 KiB before the offset
+  head_hash INTEGER, -- digest of the first 4 KiB of what was used: to the offset, or the size if the tail was used
+  tail_hash INTEGER, -- digest of the last 4 KiB of it
   line_count INTEGER NOT NULL DEFAULT 0, -- whole lines before the offset
   indexed_lines INTEGER NOT NULL DEFAULT 0, -- of these, lines that gave a record
   tail TEXT, -- the final line without a newline: indexed (and read again next time), skipped or pending
@@ -171,8 +171,7 @@ CREATE TABLE responses ( -- one row per API response, and one per advisor's call
   stop_reason TEXT, -- final stop reason
   is_undercounted INTEGER NOT NULL, -- 1: the final output count was never written
   recorded_nano INTEGER, -- costUSD where recorded, in nanodollars
-  record_count INTEGER NOT NULL, -- records it was derived from
-  rate_id INTEGER -- rates it is priced at; NULL: its model has no price
+  record_count INTEGER NOT NULL -- records it was derived from
 ) STRICT""",
         """
 CREATE TABLE tool_uses ( -- each record that calls a tool
@@ -181,6 +180,7 @@ CREATE TABLE tool_uses ( -- each record that calls a tool
   tool_use_id TEXT NOT NULL, -- the API's id of the call
   name TEXT NOT NULL, -- tool
   subject TEXT, -- subagent type, or skill, it was called for
+  owner_rank INTEGER NOT NULL, -- as in record_usage
   PRIMARY KEY (call_id, record_id)
 ) STRICT, WITHOUT ROWID""",
         """
@@ -250,12 +250,20 @@ CREATE TABLE rates ( -- prices with their factors, as exact fractions of nanodol
   web_search INTEGER NOT NULL -- nanodollars per search
 ) STRICT""",
         """
+CREATE TABLE daily_prices ( -- the price of a model on a day that it was used; no response knows what it cost
+  model_id INTEGER NOT NULL REFERENCES models (id), -- model
+  day INTEGER NOT NULL, -- days since 1970 UTC: periods begin and end at midnight
+  price_id INTEGER REFERENCES prices (id), -- price; NULL: it has none
+  long_context_above INTEGER, -- as in prices
+  PRIMARY KEY (model_id, day)
+) STRICT, WITHOUT ROWID""",
+        """
 CREATE TABLE skipped_lines ( -- lines, or parts of lines, that could not be used
   id INTEGER PRIMARY KEY, -- file id * 2^40 + byte offset
   line INTEGER NOT NULL, -- line number, from 1
   length INTEGER NOT NULL, -- bytes
   reason TEXT NOT NULL, -- blank, broken JSON, not an object, …
-  is_partial INTEGER NOT NULL, -- 1: other records of the same line were used
+  is_partial INTEGER NOT NULL, -- 1: its line counts already, by a record on it or by an earlier row
   file_id INTEGER GENERATED ALWAYS AS (id >> 40) VIRTUAL REFERENCES files (id), -- transcript
   offset INTEGER GENERATED ALWAYS AS (id & 1099511627775) VIRTUAL -- byte where it begins
 ) STRICT""",

@@ -492,6 +492,15 @@ def test_two_rows_of_the_user_may_meet(tmp_path: Path) -> None:
     assert periods(laid, "claude-opus-5") == [(None, middle, 1), (middle, None, 3)]
 
 
+def test_a_row_of_the_user_without_an_end_holds_until_their_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    prices.set_user_price(path, "my-model", 3, 4, valid_from=date(2026, 8, 1))
+    prices.set_user_price(path, "my-model", 1, 2)
+    before, after = (price_of("my-model", day, prices.load(path)) for day in ("2026-07-31", "2026-08-01"))
+    assert [before.input, after.input] == decimals(1, 3)
+    assert before.valid_until == after.valid_from == ms("2026-08-01")
+
+
 def test_a_model_priced_only_for_a_period_is_unpriced_outside_it(tmp_path: Path) -> None:
     row = 'model = "my-model"\nfrom = 2026-08-01\nuntil = 2026-09-01\ninput = 1\noutput = 2'
     laid = user_prices(tmp_path, row)
@@ -532,7 +541,7 @@ GOOD = 'model = "m"\ninput = 1\noutput = 2\n'
         ([GOOD + "long_context = { above = 5, input = -1, output = 2 }"], "long_context: input is -1"),
         ([GOOD, GOOD], "prices 1 and 2 (m) overlap; end one with until, or remove it"),
         ([GOOD + "until = 2026-02-01", GOOD + "from = 2026-01-31"], "prices 1 and 2 (m) overlap"),
-        ([GOOD, GOOD.replace('"m"', '"x"'), GOOD + "from = 2026-01-31"], "prices 1 and 3 (m) overlap"),
+        ([GOOD, GOOD.replace('"m"', '"x"'), GOOD], "prices 1 and 3 (m) overlap"),
         (['model = "m"\ninput = 8999.999999\noutput = 2'], "m: rates times factors have too many digits"),
         ([GOOD + "fast = 1.000001\nus = 1.000001"], "m: rates times factors have too many digits; round"),
         ([GOOD + "input = 3"], "(at line 5"),
@@ -684,7 +693,7 @@ def test_an_open_file_becomes_private_and_a_link_stays_a_link(tmp_path: Path) ->
     ("before", "told"),
     [
         ("price = [{ model = 'm', input = 1, output = 2 }]\n", "do not each begin with \\[\\[price\\]\\]"),
-        (f"[[price]]\n{GOOD}until = 2026-01-01\n[[price]]\n{GOOD}from = 2026-01-01\n", "overlap"),
+        (f"[[price]]\n{GOOD}\n[[price]]\n{GOOD}until = 2026-01-01\n", "overlap"),
         ("[[price]]\nmodel = 'x'\n", "input is missing"),
         ("[[price]\n", "line 1"),
         ("[['price']]\nmodel = 'x'\ninput = 1\noutput = 2\n", "edit it by hand"),

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
+    from typing import Any
 
 
 def open_index(db: str | None, roots: Sequence[str], no_refresh: bool, command: str) -> sqlite3.Connection:
@@ -64,7 +65,16 @@ def _is_complete(path: str) -> bool:
 
 
 def _mention_other_roots(connection: sqlite3.Connection, roots: Sequence[str]) -> None:
-    found, _ = config.roots(roots)
+    found = [store.display_path(root) for root in config.roots(roots)[0]]
     others = [row[0] for row in connection.execute("SELECT DISTINCT root FROM files") if row[0] not in found]
     if others:
         say(f"the index also holds the history of {', '.join(sorted(others))}")
+
+
+def tokens_of(item: dict[str, Any]) -> str:
+    """A model without a price in words: responses, and tokens of each kind."""
+    return (
+        f"{item['model'] or '(no model)'}: {item['responses']:,} responses, {item['input_tokens']:,} input, "
+        f"{item['output_tokens']:,} output, {item['cache_creation_tokens']:,} cache write, "
+        f"{item['cache_read_tokens']:,} cache read tokens"
+    )

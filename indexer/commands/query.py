@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from .. import completion
 from .. import queries as library
 from ..cli import index_options, json_option
 from ..errors import BadInput
@@ -14,7 +15,7 @@ from .common import open_index
 
 
 @click.command()
-@click.argument("sql", metavar="SQL|NAME")
+@click.argument("sql", metavar="SQL|NAME", shell_complete=completion.queries)
 @click.option("-p", "--param", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Value of :NAME.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Else a table on a terminal, JSON elsewhere.")
 @click.option("--refresh", "refreshes", is_flag=True, help="Bring the index up to date first.")
@@ -60,7 +61,7 @@ def _value(text: str) -> int | float | str:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.queries)
 @json_option
 def queries(name: str | None, as_json: bool) -> None:
     """List the named queries, or show the SQL of one."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from .. import config, refresh as library
+from .. import config
 from ..errors import NoHistory
+from ..refresh import refresh as refresh_index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def run(
 ) -> int:
     """Refreshes, tells what was done, and gives the exit code."""
     bar = None if is_quiet else progress_bar()
-    summary = library.refresh(roots, db, paths=paths, full=full, workers=workers, progress=bar)
+    summary = refresh_index(roots, db, paths=paths, full=full, workers=workers, progress=bar)
     report(summary, config.database(db))
     if as_json:
         import json
@@ -52,21 +53,16 @@ def _sentence(summary: Summary) -> str:
 
 
 def report(summary: Summary, db: str) -> None:
-    """Names what could not be read on stderr, and logs a run that is worth it."""
-    from ..log import SLOW_SECONDS
-
-    if summary.seconds <= SLOW_SECONDS and not summary.failures:
-        return
+    """Tells on stderr what could not be read and what else went wrong, and logs a run that is worth it."""
     from ..log import log_refresh
-    from ..metrics import total_cost
-    from ..output import printable
-    from ..store import open_reader
 
-    connection = open_reader(db)
-    try:
-        log_refresh(summary, total_cost(connection))
-    finally:
-        connection.close()
+    log_refresh(summary, db)
+    if not summary.failures and not summary.warnings:
+        return
+    from ..output import printable
+
+    for warning in summary.warnings:
+        print(f"cm: {printable(warning)}", file=sys.stderr)
     for path, reason in summary.failures.items():
         print(f"cm: {printable(path)}: {printable(reason)}; it is tried again next time", file=sys.stderr)
     if summary.files_failed * 10 > summary.files_seen:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import click
 
-from .. import metrics
+from .. import metrics, pricing
 from ..cli import index_options, json_option, refresh_option
 from ..output import dumps, printable, render
-from .common import open_index
+from ..settings import project_label
+from ..store import snapshot
+from .common import open_index, tokens_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @click.command()
@@ -21,22 +27,23 @@ def stats(roots: tuple[str, ...], db: str | None, as_json: bool, no_refresh: boo
     """
     connection = open_index(db, roots, no_refresh, "stats")
     try:
-        found = metrics.from_index(connection)
+        with snapshot(connection):
+            found, unpriced = metrics.from_index(connection), pricing.unpriced(connection)
     finally:
         connection.close()
-    click.echo(dumps(found.to_dict(), indent=True) if as_json else _text(found))
+    click.echo(dumps(found.to_dict(), indent=True) if as_json else _text(found, unpriced))
 
 
-def _text(found: metrics.ClaudeMetrics) -> str:
+def _text(found: metrics.ClaudeMetrics, unpriced: list[dict[str, Any]]) -> str:
     models = [
         (name, model.input_tokens, model.output_tokens, model.cache_creation_tokens, model.cache_read_tokens,
          model.message_count, _cost(model.total_cost, name, found))
         for name, model in found.model_breakdown.items()
     ]  # fmt: skip
     projects = [
-        (project.name, project.conversation_count, project.message_count, project.total_output_tokens,
-         f"${project.total_cost:,.2f}")
-        for project in sorted(found.project_breakdown.values(), key=lambda project: -project.total_cost)
+        (project_label(path, project.name), project.conversation_count, project.message_count,
+         project.total_output_tokens, f"${project.total_cost:,.2f}")
+        for path, project in sorted(found.project_breakdown.items(), key=lambda item: -item[1].total_cost)
     ]  # fmt: skip
     total = (
         f"{found.messages_count:,} responses in {found.conversations_count:,} conversations, "
@@ -50,8 +57,8 @@ def _text(found: metrics.ClaudeMetrics) -> str:
         render(["project", "sessions", "responses", "output", "cost"], _grouped(projects), "table"),
     ]
     parts += [
-        f"unpriced: {printable(model)}, {tokens:,} tokens; give it a price with `cm prices set`"
-        for model, tokens in found.unpriced_models.items()
+        printable(f"unpriced: {tokens_of(item)}; give it a price with `cm prices set {item['model']}`")
+        for item in unpriced
     ]
     return "\n\n".join(parts)
 

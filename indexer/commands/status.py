@@ -10,7 +10,7 @@ from .. import config
 from .. import status as library
 from ..cli import index_options, json_option
 from ..output import dumps, printable
-from .common import open_index
+from .common import open_index, tokens_of
 
 
 @click.command()
@@ -51,11 +51,38 @@ def _text(found: dict[str, Any]) -> str:
         ),
         ("undercounted", f"{found['undercounted_responses']:,} responses whose final output was never written"),
     ]
-    lines += [
-        ("unpriced", f"{item['model']}: {item['responses']:,} responses, {item['output_tokens']:,} output tokens")
-        for item in found["unpriced"]
-    ]
+    lines += [("unpriced", tokens_of(item)) for item in found["unpriced"]]
     lines += [("unreadable", f"{path}: {reason}") for path, reason in found["failures"].items()]
-    when = f"{last['started_at']} by {last['command']}, {last['seconds']:.2f} s" if last else "never"
-    lines.append(("last refresh", when))
+    lines += _cleanup(found)
+    lines += [
+        ("last refresh" if run is last else "", f"{run['started_at']} by {run['command']}, {run['seconds']:.2f} s")
+        for run in found["refreshes"]
+    ] or [("last refresh", "never")]
+    lines += [("warning", text) for text in found["warnings"]]
     return "\n".join(f"{name:<13} {printable(text)}" for name, text in lines)
+
+
+def _cleanup(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What Claude Code deletes next, and what it had deleted before the index was there."""
+    next_ones, gone = found["deletions"], found["gone_before_index"]
+    periods = " or ".join(str(days) for days in sorted({root["cleanup_period_days"] for root in next_ones["roots"]}))
+    safe = "all of them are safe in the index" if not next_ones["not_indexed"] else "not all of them are in the index"
+    lines = [
+        (
+            "deleted soon",
+            f"{next_ones['due']:,} transcripts within {next_ones['within_days']} days, {next_ones['overdue']:,} of them"
+            f" when Claude Code starts next (it keeps them {periods} days); {safe}"
+            if next_ones["due"]
+            else f"no transcript within {next_ones['within_days']} days",
+        )
+    ]
+    if gone["prompts"]:
+        span = f"{gone['first_at'][:10]} to {gone['last_at'][:10]}"
+        lines.append(
+            (
+                "gone before",
+                f"{gone['prompts']:,} prompts of {gone['sessions']:,} sessions, {span}, are in history.jsonl only:"
+                " their transcripts were deleted before they were indexed",
+            )
+        )
+    return lines

@@ -52,11 +52,13 @@ JOIN record_types AS t ON t.id = r.type_id
 JOIN files AS f ON f.id = r.id >> 40
 LEFT JOIN models AS m ON m.id = r.model_id;
 
--- What each response costs, in whole nanodollars of each kind, rounded half to even from the exact product.
+-- Responses with what they cost: whole nanodollars of each kind, rounded half to even from the exact product, NULL
+-- where the model has no price. It begins with responses so that SQLite merges it into a query that reads it; joined
+-- from the right it would be computed whole.
 CREATE VIEW response_costs AS
 WITH products AS (
   SELECT
-    r.id AS id,
+    r.*,
     r.input_tokens * p.input_num AS i,
     p.input_den AS i_den,
     r.output_tokens * p.output_num AS o,
@@ -66,18 +68,31 @@ WITH products AS (
     p.cache_write_den AS w_den,
     r.cache_read_tokens * p.cache_read_num AS c,
     p.cache_read_den AS c_den,
-    r.web_searches * p.web_search AS web
+    r.web_searches * p.web_search AS web,
+    p.id AS rate_id
   FROM responses AS r
-  JOIN rates AS p ON p.id = r.rate_id
+  LEFT JOIN daily_prices AS d ON d.model_id = r.model_id AND d.day = r.at / 86400000
+  LEFT JOIN rates AS p ON p.id =
+    d.price_id * 16
+    + 8 * coalesce(r.input_tokens + r.cache_write_tokens + r.cache_read_tokens > d.long_context_above, 0)
+    + 4 * (r.flags & 1) + 2 * (r.flags >> 1 & 1) + (r.flags >> 2 & 1)
 )
 SELECT
-  id,
-  (2 * i + i_den) / (2 * i_den) - ((2 * i + i_den) % (2 * i_den) = 0 AND (2 * i + i_den) / (2 * i_den) % 2) AS input,
-  (2 * o + o_den) / (2 * o_den) - ((2 * o + o_den) % (2 * o_den) = 0 AND (2 * o + o_den) / (2 * o_den) % 2) AS output,
-  (2 * w + w_den) / (2 * w_den)
-  - ((2 * w + w_den) % (2 * w_den) = 0 AND (2 * w + w_den) / (2 * w_den) % 2) AS cache_write,
-  (2 * c + c_den) / (2 * c_den)
-  - ((2 * c + c_den) % (2 * c_den) = 0 AND (2 * c + c_den) / (2 * c_den) % 2) AS cache_read,
+  id, key, part, model_id, session_id, context_id, owner_id, at, is_sidechain,
+  input_tokens, output_tokens, cache_write_tokens, cache_write_1h_tokens, cache_read_tokens, web_searches,
+  flags, stop_reason, is_undercounted, recorded_nano, record_count, rate_id,
+  CASE i_den WHEN 1 THEN i ELSE
+    (2 * i + i_den) / (2 * i_den) - ((2 * i + i_den) % (2 * i_den) = 0 AND (2 * i + i_den) / (2 * i_den) % 2)
+  END AS input,
+  CASE o_den WHEN 1 THEN o ELSE
+    (2 * o + o_den) / (2 * o_den) - ((2 * o + o_den) % (2 * o_den) = 0 AND (2 * o + o_den) / (2 * o_den) % 2)
+  END AS output,
+  CASE w_den WHEN 1 THEN w ELSE
+    (2 * w + w_den) / (2 * w_den) - ((2 * w + w_den) % (2 * w_den) = 0 AND (2 * w + w_den) / (2 * w_den) % 2)
+  END AS cache_write,
+  CASE c_den WHEN 1 THEN c ELSE
+    (2 * c + c_den) / (2 * c_den) - ((2 * c + c_den) % (2 * c_den) = 0 AND (2 * c + c_den) / (2 * c_den) % 2)
+  END AS cache_read,
   web AS web_search
 FROM products;
 
@@ -98,7 +113,7 @@ SELECT
   r.cache_write_tokens AS cache_creation_tokens,
   r.cache_write_1h_tokens AS cache_creation_1h_tokens,
   r.cache_read_tokens AS cache_read_tokens,
-  (c.input + c.output + c.cache_write + c.cache_read + c.web_search) / 1e9 AS cost_usd,
+  (r.input + r.output + r.cache_write + r.cache_read + r.web_search) / 1e9 AS cost_usd,
   r.is_undercounted AS is_undercounted,
   r.web_searches AS web_searches,
   r.recorded_nano / 1e9 AS recorded_cost_usd,
@@ -109,10 +124,51 @@ SELECT
   r.stop_reason AS stop_reason,
   r.record_count AS record_count,
   r.owner_id AS message_id
-FROM responses AS r
+FROM response_costs AS r
 JOIN sessions AS s ON s.id = r.session_id
 JOIN projects AS p ON p.id = s.project_id
 JOIN models AS m ON m.id = r.model_id
 JOIN contexts AS x ON x.id = r.context_id
-LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent
-LEFT JOIN response_costs AS c ON c.id = r.id;
+LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent;
+
+-- Responses with their local time, and what they cost in nanodollars: what every report sums.
+CREATE VIEW local_usage AS
+SELECT
+  r.id AS id,
+  r.at AS at,
+  r.at + coalesce(
+    (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= r.at ORDER BY z.from_at DESC LIMIT 1), 0
+  ) AS local_at,
+  r.session_id AS session_id,
+  r.context_id AS context_id,
+  r.model_id AS model_id,
+  r.is_sidechain AS is_sidechain,
+  r.part = 0 AS responses,
+  r.input_tokens AS input_tokens,
+  r.output_tokens AS output_tokens,
+  r.cache_write_tokens AS cache_creation_tokens,
+  r.cache_read_tokens AS cache_read_tokens,
+  r.input + r.output + r.cache_write + r.cache_read + r.web_search AS cost_nano,
+  r.recorded_nano AS recorded_nano,
+  r.is_undercounted AS is_undercounted
+FROM response_costs AS r;
+
+-- Tool calls with their local time: what the report on tools counts.
+CREATE VIEW local_calls AS
+SELECT
+  t.id AS id,
+  t.started_at AS at,
+  t.started_at + coalesce(
+    (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= t.started_at ORDER BY z.from_at DESC LIMIT 1), 0
+  ) AS local_at,
+  t.session_id AS session_id,
+  t.response_id AS response_id,
+  r.model_id AS model_id,
+  t.name AS name,
+  t.mcp_server AS mcp_server,
+  t.is_error AS is_error,
+  t.result_bytes AS result_bytes,
+  t.web_searches AS web_searches,
+  max(t.ended_at - t.started_at, 0) AS duration_ms
+FROM tool_calls AS t
+LEFT JOIN responses AS r ON r.id = t.response_id;

@@ -1,0 +1,129 @@
+"""What a report is to be about, as people write it: ranges of local days, projects, models, sessions."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, timedelta
+
+from .errors import BadInput
+from .output import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+DATES = "YYYY-MM-DD, YYYYMMDD, today, yesterday, 7d, 2w, this-month, last-month"
+# More than any history has, and a date knows no year 0.
+_MAX_DAYS = 36_500
+# An error names no more than these.
+_NAMED = 5
+
+
+def first_day(text: str, today: date) -> date:
+    """Where a range begins: `7d` are the last seven days, of which today is one. Raises BadInput."""
+    days = _days(text)
+    return _period(text, today)[0] if days is None else today - timedelta(days - 1)
+
+
+def last_day(text: str, today: date) -> date:
+    """Where a range ends: with `7d` on the day before the last seven, where such a range begins. Raises BadInput."""
+    days = _days(text)
+    return _period(text, today)[1] if days is None else today - timedelta(days)
+
+
+def day_of_last(count: int, period: str, today: date, start_of_week: int) -> date:
+    """The first of the last days, weeks or months, so many of them; the present one counts."""
+    back = min(count, _MAX_DAYS // 31) - 1
+    if period == "month":
+        return _month(today, back)
+    return today - timedelta((today.weekday() - start_of_week) % 7 + back * 7 if period == "week" else back)
+
+
+def _days(text: str) -> int | None:
+    found = re.fullmatch(r"(\d{1,5})([dw])", text.lower(), re.ASCII)
+    return min(int(found[1]) * (7 if found[2] == "w" else 1), _MAX_DAYS) if found else None
+
+
+def _period(text: str, today: date) -> tuple[date, date]:
+    word = text.lower()
+    if word in ("today", "yesterday"):
+        day = today - timedelta(word == "yesterday")
+        return day, day
+    if word in ("this-month", "last-month"):
+        back = int(word == "last-month")
+        return _month(today, back), _month(today, back - 1) - timedelta(1)
+    found = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)|(\d{4})(\d\d)(\d\d)", word, re.ASCII)
+    try:
+        if found is None:
+            raise ValueError(text)
+        day = date(*(int(part) for part in found.groups() if part))
+    except ValueError as error:
+        raise BadInput(f"{text}: there is no such day; write one as {DATES}") from error
+    return day, day
+
+
+def _month(today: date, back: int) -> date:
+    """The first day of the month so many before this one."""
+    months = today.year * 12 + today.month - 1 - back
+    return date(months // 12, months % 12 + 1, 1)
+
+
+def projects(connection: sqlite3.Connection, wanted: str) -> list[int]:
+    """Ids of the projects of that path, else of that name, else of the one path that has it as a part.
+
+    A name is the last part of a path, or what the config file calls it; a group's name is that of all in it.
+
+    Raises:
+        BadInput: it is part of several.
+    """
+    from .settings import project_label
+
+    known = connection.execute("SELECT id, path, name FROM projects ORDER BY path").fetchall()
+    plain = wanted.rstrip("/") or wanted
+    labels = {id: project_label(path, name).lower() for id, path, name in known}
+    for is_meant in (
+        lambda id, path, name: path == plain,
+        lambda id, path, name: plain.lower() in (name.lower(), labels[id]) or labels[id].startswith(f"{plain.lower()}/"),
+    ):
+        if found := [row[0] for row in known if is_meant(*row)]:
+            return found
+    parts = [(id, path) for id, path, _ in known if plain.lower() in path.lower() or plain.lower() in labels[id]]
+    if len(parts) > 1:
+        raise BadInput(f"--project {wanted} is part of {_listed([path for _, path in parts])}; name more of it")
+    return [id for id, _ in parts]
+
+
+def models(connection: sqlite3.Connection, wanted: str) -> list[int]:
+    """Ids of the models that have the text in their name."""
+    rows = connection.execute("SELECT id, name FROM models").fetchall()
+    return [id for id, name in rows if wanted.lower() in name.lower()]
+
+
+def sessions(connection: sqlite3.Connection, wanted: str) -> list[int]:
+    """Ids of the sessions whose id begins with the text."""
+    rows = connection.execute("SELECT id, session_id FROM sessions").fetchall()
+    return [id for id, session in rows if session.startswith(wanted)]
+
+
+def find(
+    connection: sqlite3.Connection,
+    look_up: Callable[[sqlite3.Connection, str], list[int]],
+    wanted: tuple[str, ...],
+    miss: Callable[[str], None],
+) -> list[int] | None:
+    """Ids of everything wanted, None if nothing is; tells of what there is none. Raises BadInput."""
+    if not wanted:
+        return None
+    found: list[int] = []
+    for text in wanted:
+        ids = look_up(connection, text)
+        if not ids:
+            miss(text)
+        found += ids
+    return found
+
+
+def _listed(paths: list[str]) -> str:
+    named = ", ".join(printable(path) for path in paths[:_NAMED])
+    return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named

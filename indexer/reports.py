@@ -1,0 +1,326 @@
+"""The reports: what their rows are about, what they sum, and in which order; the SQL of them and of their views.
+
+Every report reads `local_usage`, one row per response and model, or `local_calls` where it is about tools. So a filter
+is a condition on these two, and what makes them faster makes every report faster.
+"""
+
+from __future__ import annotations
+
+import json
+
+from . import blocks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+    from typing import Any, NamedTuple
+
+    Row = dict[str, Any]
+
+    class Report(NamedTuple):
+        """One report, and the view that has its rows."""
+
+        view: str
+        about: str  # what a row is about
+        key: str  # the column by which a row is known
+        columns: str  # SQL of what stands before the sums
+        group: str
+        order: str
+        is_timeline: bool = False  # newest rows last; else the largest come first
+        omits: Sequence[str] = ()  # sums that would say nothing
+        joins: str = ""
+        form: str = ""  # SQL where the common form does not fit
+
+    class Query(NamedTuple):
+        """What is asked of a report. Times are in milliseconds, ids are those of the tables; None is no limit."""
+
+        since: int | None = None  # local time from then
+        until: int | None = None  # local time before then
+        ending_after: int | None = None  # blocks only
+        projects: Sequence[int] | None = None
+        models: Sequence[int] | None = None
+        sessions: Sequence[int] | None = None
+        splits: Sequence[str] = ()  # what rows are split by besides
+        is_recorded: bool = False  # what old transcripts say a response cost, where they do
+        start_of_week: int | None = None  # 0 is Monday; None is as configured
+        block_hours: int = blocks.HOURS
+
+else:
+    from collections import namedtuple
+
+    Report = namedtuple(
+        "Report", "view about key columns group order is_timeline omits joins form", defaults=(False, (), "", "")
+    )
+    Query = namedtuple(
+        "Query",
+        "since until ending_after projects models sessions splits is_recorded start_of_week block_hours",
+        defaults=(None, None, None, None, None, None, (), False, None, blocks.HOURS),
+    )
+
+DAY = 86_400_000
+
+_TOKENS = "u.input_tokens + u.output_tokens + u.cache_creation_tokens + u.cache_read_tokens"
+# A sum of costs is that of the part that has a price, and NULL only where nothing has one.
+SUMS = {
+    "input_tokens": "coalesce(sum(u.input_tokens), 0)",
+    "output_tokens": "coalesce(sum(u.output_tokens), 0)",
+    "cache_creation_tokens": "coalesce(sum(u.cache_creation_tokens), 0)",
+    "cache_read_tokens": "coalesce(sum(u.cache_read_tokens), 0)",
+    "total_tokens": f"coalesce(sum({_TOKENS}), 0)",
+    "cost_usd": "sum({cost}) / 1e9",
+    "responses": "coalesce(sum(u.responses), 0)",
+    "sessions": "count(DISTINCT u.session_id)",
+    "models": "json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL)",
+    "unpriced_tokens": f"coalesce(sum(CASE WHEN {{cost}} IS NULL THEN {_TOKENS} END), 0)",
+    "undercounted_responses": "coalesce(sum(u.is_undercounted), 0)",
+}
+_COMPUTED, _RECORDED = "u.cost_nano", "coalesce(u.recorded_nano, u.cost_nano)"
+
+_FORM = """
+SELECT
+  {columns},
+  {sums}
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+{joins}
+{where}
+GROUP BY {group}
+"""
+
+_OF_SESSION = "JOIN sessions AS s ON s.id = u.session_id\nJOIN projects AS p ON p.id = s.project_id"
+_OF_CONTEXT = "JOIN contexts AS x ON x.id = u.context_id"
+# What a row can be split by: column, group, and what is joined for it.
+_SPLITS = {"model": ("m.name AS model", "m.id", ""), "project": ("p.path AS project", "p.id", _OF_SESSION)}
+
+# Responses that stand in another session too: a fork repeats what came before it. Only what stands in two files is
+# looked at; to read the records of all others would take as long as the report.
+_SHARED = """
+LEFT JOIN (
+  WITH copies AS (
+    SELECT DISTINCT o.id AS id, o.session_id AS owner_id, x.session_id AS other_id
+    FROM (
+      SELECT response_id
+      FROM record_usage
+      WHERE part = 0
+      GROUP BY response_id
+      HAVING min(record_id >> 40) < max(record_id >> 40)
+    ) AS d
+    CROSS JOIN responses AS o ON o.id = d.response_id
+    CROSS JOIN record_usage AS y ON y.response_id = o.id
+    CROSS JOIN records AS r ON r.id = y.record_id
+    CROSS JOIN contexts AS x ON x.id = r.context_id AND x.session_id <> o.session_id
+  )
+  SELECT c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others
+  FROM (
+    SELECT id, owner_id AS session_id, other_id FROM copies
+    UNION ALL
+    SELECT id, other_id, owner_id FROM copies
+  ) AS c
+  JOIN sessions AS e ON e.id = c.other_id
+  GROUP BY c.session_id
+) AS h ON h.session_id = u.session_id"""
+
+# A percentile is the smallest duration that so many per cent are not above. A response that calls a tool twice counts
+# once for it; one that calls two tools, once for each.
+_TOOLS = """
+WITH calls AS (
+  SELECT
+    u.*,
+    CASE WHEN u.web_searches > 0 THEN
+      u.web_searches * (SELECT r.web_search / r.web_searches FROM response_costs AS r WHERE r.id = u.response_id)
+    END AS fee_nano,
+    row_number() OVER (PARTITION BY {partition}, u.duration_ms IS NULL ORDER BY u.duration_ms) AS n,
+    count(u.duration_ms) OVER (PARTITION BY {partition}) AS total,
+    CASE row_number() OVER (PARTITION BY {partition}, u.response_id) WHEN 1 THEN u.response_id END AS caller_id
+  FROM local_calls AS u
+  {where}
+)
+SELECT
+  {columns},
+  count(*) AS calls,
+  coalesce(sum(c.is_error), 0) AS errors,
+  1.0 * sum(c.is_error) / count(c.is_error) AS error_rate,
+  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total + 1) / 2 THEN c.duration_ms END) AS median_ms,
+  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total * 95 + 99) / 100 THEN c.duration_ms END) AS p95_ms,
+  coalesce(sum(c.result_bytes), 0) AS result_bytes,
+  sum(c.web_searches) AS web_searches,
+  coalesce(sum(c.fee_nano), 0) / 1e9 AS web_search_cost_usd,
+  {sums}
+FROM calls AS c
+LEFT JOIN local_usage AS u ON u.id = c.caller_id
+LEFT JOIN models AS m ON m.id = c.model_id
+GROUP BY {group}
+"""
+
+_DAY = "u.local_at / 86400000"
+_WEEK = f"{_DAY} - ({_DAY} + 10 - {{start_of_week}}) % 7"
+_CONFIGURED = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'start_of_week'), 0)"
+_MONTH = "strftime('%Y-%m', u.local_at / 1000, 'unixepoch')"
+# With the offset: the hour in which clocks are put back comes twice.
+_HOUR = """strftime('%Y-%m-%dT%H:00', u.local_at / 1000, 'unixepoch')
+  || printf(
+    '%s%02d:%02d', CASE WHEN u.local_at < u.at THEN '-' ELSE '+' END,
+    abs(u.local_at - u.at) / 3600000, abs(u.local_at - u.at) / 60000 % 60
+  )"""
+_AGENT = """CASE WHEN u.is_sidechain
+    THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown')
+  END"""
+_FIRST_AT = "strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at"
+_LAST_AT = "strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at"
+
+
+def _timeline(view: str, about: str, key: str, column: str, group: str) -> Report:
+    return Report(view, about, key, f"{column} AS {key}", group, "min(u.at)", is_timeline=True)
+
+
+def _ranking(view: str, about: str, key: str, columns: Sequence[str], group: str, **rest: Any) -> Report:
+    order = "cost_usd DESC, total_tokens DESC, 1"
+    return Report(view, about, key, ",\n  ".join(columns), group, **{"order": order, **rest})
+
+
+def _attributed(key: str) -> Report:
+    """What newer versions of Claude Code attribute responses to."""
+    about = f"{key} that responses are attributed to; NULL: none"
+    return _ranking(f"{key}_usage", about, key, [f"x.{key} AS {key}"], f"x.{key}", joins=_OF_CONTEXT)
+
+
+REPORTS = {
+    "daily": _timeline("daily_usage", "local day", "day", f"date({_DAY} * 86400, 'unixepoch')", _DAY),
+    "weekly": _timeline("weekly_usage", "local week, by its first day", "week", f"date(({_WEEK}) * 86400, 'unixepoch')", _WEEK),
+    "monthly": _timeline("monthly_usage", "local month", "month", _MONTH, _MONTH),
+    "hourly": _timeline("hourly_usage", "local hour", "hour", _HOUR, "u.local_at / 3600000, u.local_at - u.at"),
+    "sessions": _ranking(
+        "session_usage",
+        "session, its subagents included",
+        "session_id",
+        [
+            "s.session_id AS session_id",
+            "p.path AS project",
+            "s.title AS title",
+            _FIRST_AT,
+            _LAST_AT,
+            "coalesce(h.responses, 0) AS shared_responses",
+            "coalesce(h.others, '[]') AS shared_with",
+        ],
+        "u.session_id",
+        order="max(u.at), 1",
+        is_timeline=True,
+        omits=("sessions",),
+        joins=_OF_SESSION + _SHARED,
+    ),
+    "projects": _ranking(
+        "project_usage",
+        "project",
+        "project",
+        ["p.path AS project", "p.name AS name", _FIRST_AT, _LAST_AT],
+        "p.id",
+        joins=_OF_SESSION,
+    ),
+    "models": _ranking("model_usage", "model", "model", ["m.name AS model"], "m.id", omits=("models",)),
+    "agents": _ranking(
+        "agent_usage",
+        "type of subagent; NULL: the main conversation",
+        "agent",
+        [
+            f"{_AGENT} AS agent",
+            "count(DISTINCT CASE WHEN u.is_sidechain THEN u.session_id || ' ' || x.agent END) AS runs",
+        ],
+        _AGENT,
+        joins=f"{_OF_CONTEXT}\nLEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent",
+    ),
+    "skills": _attributed("skill"),
+    "mcp-servers": _attributed("mcp_server"),
+    "plugins": _attributed("plugin"),
+    "tools": _ranking(
+        "tool_usage",
+        "tool: its calls, and the usage of the responses that call it",
+        "tool",
+        ["c.name AS tool", "max(c.mcp_server) AS mcp_server"],
+        "c.name",
+        order="calls DESC, 1",
+        form=_TOOLS,
+    ),
+    "blocks": Report(
+        "blocks",
+        "window of five hours in which something was used, and per gap between two",
+        "block",
+        "",
+        "w.start_at",
+        "1",
+        is_timeline=True,
+        form=blocks.FORM,
+    ),
+}
+
+
+def sql(report: Report, query: Query = Query()) -> str:  # noqa: B008
+    """The SELECT that answers a query, without its order: every value in it is a number of ours."""
+    splits = [_SPLITS[name] for name in query.splits if name != report.key]
+    wanted = {name: text for name, text in SUMS.items() if name not in report.omits}
+    cost = _RECORDED if query.is_recorded else _COMPUTED
+    split_columns = "".join(f",\n  {column}" for column, _, _ in splits)
+    is_filtered = any(ids is not None for ids in (query.projects, query.models, query.sessions))
+    text = (report.form or _FORM).format(
+        columns=report.columns + split_columns,
+        sums=",\n  ".join(f"{text.format(cost=cost)} AS {name}" for name, text in wanted.items()),
+        sum_names=",\n  ".join(wanted),
+        names="".join(f",\n  {column.rpartition(' ')[2]}" for column, _, _ in splits),
+        joins="\n".join([report.joins, *(joins for _, _, joins in splits if joins not in report.joins)]),
+        where=_where(query, "w" if report.key == "block" else "u"),
+        group=", ".join([report.group, *(group for _, group, _ in splits)]),
+        partition="u.name, u.model_id" if splits else "u.name",
+        length=query.block_hours * blocks.HOUR,
+        # A gap is one of all usage; of a part of it there may be more.
+        join="CROSS JOIN" if splits or is_filtered else "LEFT JOIN",
+    )
+    first = _CONFIGURED if query.start_of_week is None else str(query.start_of_week)
+    return "\n".join(line for line in text.replace("{start_of_week}", first).splitlines() if line.strip())
+
+
+def _where(query: Query, row: str) -> str:
+    found = []
+    if query.since is not None:
+        found.append(f"{row}.local_at >= {query.since}")
+    if query.until is not None:
+        found.append(f"{row}.local_at < {query.until}")
+    if row == "u":
+        # No zone is a day away from UTC: this lets an index find the range.
+        found += [f"u.at >= {query.since - DAY}"] if query.since is not None else []
+        found += [f"u.at < {query.until + DAY}"] if query.until is not None else []
+    if query.ending_after is not None:
+        found.append(f"w.end_at > {query.ending_after}")
+    if query.projects is not None:
+        found.append(f"u.session_id IN (SELECT id FROM sessions WHERE project_id IN ({_ids(query.projects)}))")
+    if query.models is not None:
+        found.append(f"u.model_id IN ({_ids(query.models)})")
+    if query.sessions is not None:
+        found.append(f"u.session_id IN ({_ids(query.sessions)})")
+    return f"WHERE {' AND '.join(found)}" if found else ""
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids))
+
+
+def views() -> Iterator[str]:
+    """The views of the reports, as they stand in views.sql."""
+    for report in REPORTS.values():
+        yield f"-- One row per {report.about}.\nCREATE VIEW {report.view} AS\n{sql(report)};\n"
+
+
+def rows(connection: sqlite3.Connection, report: Report, query: Query = Query()) -> list[Row]:  # noqa: B008
+    """Rows of a report in its own order: a timeline from old to new, else the largest first."""
+    cursor = connection.execute(f"{sql(report, query)}\nORDER BY {report.order}")
+    names = [column[0] for column in cursor.description]
+    return [_readable(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _readable(row: Row) -> Row:
+    """Lists as lists and truth as truth, as JSON has them."""
+    for name, value in row.items():
+        if name in ("models", "shared_with"):
+            row[name] = sorted(json.loads(value))
+        elif name.startswith("is_"):
+            row[name] = bool(value)
+    return row

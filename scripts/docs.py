@@ -1,0 +1,124 @@
+"""The generated parts of README.md, for cog: help, schema, named queries and commands that are really run.
+
+    COLUMNS=100 cog -r README.md
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+_COLUMN = re.compile(r"^  (\w+) (.+?),? -- (.*)$", re.MULTILINE)
+_TITLE = re.compile(r"^CREATE TABLE (\w+) \( -- (.*)$", re.MULTILINE)
+
+
+@cache
+def _home() -> Path:
+    """A home directory with a made-up history, the same in every run."""
+    from indexer.demo import write_history
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    home = Path(folder.name).resolve()
+    until = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
+    write_history(home / ".claude", until=until, days=10, projects=3, sessions_per_day=2, seed=7)
+    return home
+
+
+def _execute(arguments: list[str]) -> str:
+    home = _home()
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(CHECKOUT),
+        "TZ": "UTC",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=home, capture_output=True, text=True, check=False
+    )
+    # What differs from run to run is shown as an ellipsis.
+    text = (done.stdout + done.stderr).replace(str(home), "~")
+    text = re.sub(r'("(?:seconds|discover|parse|finalize)": )[\d.e-]+', r"\1…", text)
+    return re.sub(r"\b\d+\.\d+ s\b", "… s", text).rstrip("\n")
+
+
+def run(*commands: str) -> str:
+    """A console block of cm commands, with what they print."""
+    lines = ["```console"]
+    for command in commands:
+        lines += [f"$ {command}", _execute(["-m", "indexer", *shlex.split(command)[1:]])]
+    return "\n".join([*lines, "```"])
+
+
+def example(code: str) -> str:
+    """A Python block, with what it prints."""
+    code = code.strip("\n")
+    return f"```python\n{code}\n```\n\nprints\n\n```\n{_execute(['-c', code])}\n```"
+
+
+def help(*names: str) -> str:
+    """The help of commands."""
+    parts = [_execute(["-m", "indexer", *name.split(), "--help"]) for name in names]
+    return "\n\n".join(f"```\n{part}\n```" for part in parts)
+
+
+def all_help() -> str:
+    """The help of every command, under its name."""
+    from indexer.cli import COMMANDS
+
+    return "\n\n".join(f"### `cm {name}`\n\n{help(name)}" for name in COMMANDS)
+
+
+def schema() -> str:
+    """Every table and its columns, as the comments in the schema say."""
+    _execute(["-m", "indexer", "refresh", "--quiet"])
+    connection = sqlite3.connect(_home() / ".local/share/cm/cm.db")
+    parts = []
+    for (sql,) in connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE % ( --%' ORDER BY rowid"
+    ):
+        name, title = _TITLE.findall(sql)[0]
+        rows = [f"| `{column}` | {kind.split(' ')[0].lower()} | {text} |" for column, kind, text in _COLUMN.findall(sql)]
+        parts.append("\n".join([f"**`{name}`**: {title}", "", "| column | type | |", "| --- | --- | --- |", *rows]))
+    connection.close()
+    return "\n\n".join(parts)
+
+
+def views() -> str:
+    """Every view, what it is for, and its columns."""
+    _execute(["-m", "indexer", "refresh", "--quiet"])
+    connection = sqlite3.connect(_home() / ".local/share/cm/cm.db")
+    text = (CHECKOUT / "indexer/schema/views.sql").read_text()
+    rows = ["| view | | columns |", "| --- | --- | --- |"]
+    for comment, name in re.findall(r"((?:^-- .*\n)+)CREATE VIEW (\w+)", text, re.MULTILINE):
+        about = " ".join(line.removeprefix("-- ") for line in comment.splitlines())
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({name})")]
+        rows.append(f"| `{name}` | {about} | {', '.join(f'`{column}`' for column in columns)} |")
+    connection.close()
+    return "\n".join(rows)
+
+
+def queries() -> str:
+    """The named queries."""
+    from indexer.queries import named
+
+    rows = ["| query | parameters | answers |", "| --- | --- | --- |"]
+    for query in named().values():
+        parameters = ", ".join(f"`{name}` ({value or 'none'})" for name, value in query.parameters.items())
+        rows.append(f"| `{query.name}` | {parameters} | {query.description} |")
+    return "\n".join(rows)

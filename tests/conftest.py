@@ -1,0 +1,97 @@
+"""What every test stands on: an environment of its own, a Claude config directory, and `cm` as a process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+# What `cm` reads from its environment, and what Python needs; nothing else reaches the process.
+PASSED = ("HOME", "PATH", "LANG", "LC_ALL", "TZ", "CM_", "XDG_", "CLAUDE_", "NO_COLOR", "FORCE_COLOR")
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+
+RunCm = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test does reaches the real home, index or log."""
+    for name in list(os.environ):
+        if name.startswith(("CM_", "XDG_", "CLAUDE_", "NO_COLOR", "FORCE_COLOR")) and name != "CM_TRANSCRIPTS":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("DATA", "STATE", "CONFIG", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / f"xdg-{name.lower()}"))
+    monkeypatch.setenv("CM_DB", str(tmp_path / "index" / "cm.db"))
+    monkeypatch.setenv("CM_LOG", str(tmp_path / "log" / "cm.log"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> builders.Home:
+    """An empty Claude config directory, the only one that `cm` looks at."""
+    made = builders.Home(tmp_path)
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(made.root))
+    return made
+
+
+@pytest.fixture
+def db() -> Path:
+    """Where the index is, or will be."""
+    return Path(os.environ["CM_DB"])
+
+
+@pytest.fixture
+def run_cm() -> RunCm:
+    """Runs `cm` as a process; a variable given as None is left out of its environment."""
+
+    def run(
+        *arguments: object, env: Mapping[str, str | None] | None = None, input: str | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "indexer", *map(str, arguments)],
+            env=clean_environment(env),
+            input=input,
+            preexec_fn=respect_permissions,
+            encoding="utf-8",
+            **{"capture_output": True, **options},
+        )
+
+    return run
+
+
+def clean_environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name.startswith(PASSED) and name != "CM_TRANSCRIPTS"}
+    kept |= {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {name: value for name, value in (kept | dict(changes or {})).items() if value is not None}
+
+
+def respect_permissions() -> None:
+    """Takes from a process run by root what lets it read a file of mode 000; others never had it."""
+    if sys.platform == "linux" and os.getuid() == 0:
+        libc = ctypes.CDLL(None)
+        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+@pytest.fixture
+def make_unreadable(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Takes all permissions from a path, until the test ends; skips where the test's user reads it all the same."""
+
+    def make(path: Path) -> None:
+        mode = path.stat().st_mode
+        path.chmod(0)
+        request.addfinalizer(lambda: path.chmod(mode) if path.exists() else None)
+        probe = f"import os; os.{'listdir' if path.is_dir() else 'open'}({str(path)!r}{'' if path.is_dir() else ', 0'})"
+        tried = subprocess.run([sys.executable, "-c", probe], preexec_fn=respect_permissions, stderr=subprocess.DEVNULL)
+        if tried.returncode == 0:
+            pytest.skip("this user can read what has no permissions")
+
+    return make
