@@ -15,10 +15,12 @@ __all__ = [
     "load_claude_metrics_from_home_dir_parallel",
     "query",
     "refresh",
+    "watch",
 ]
 
-# At once: left to __getattr__, the module of the same name would stand in its place as soon as anything imports it.
+# At once: left to __getattr__, modules of the same names would stand in their place as soon as anything imports them.
 from .refresh import refresh
+from .watch import watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -290,7 +290,8 @@ def project_of(cwd: str | None, transcript: str) -> tuple[str, str]:
     can be any character.
     """
     if not cwd:
-        folder = transcript.rpartition("/projects/")[2].split("/", 1)[0]
+        folder, slash, _ = transcript.rpartition("/projects/")[2].partition("/")
+        folder = folder if slash else "projects"  # a host may name it so
         return folder, folder
     path = cwd
     for separator in ("/", "\\"):

@@ -18,47 +18,45 @@ WITH RECURSIVE starts AS (
   SELECT (SELECT min(r.at) FROM responses AS r WHERE r.at > s.first_at / 3600000 * 3600000 + {length})
   FROM starts AS s
   WHERE s.first_at IS NOT NULL
-), ends AS (
+), windows AS (
   SELECT
-    s.first_at / 3600000 * 3600000 AS start_at,
+    s.first_at / 3600000 * 3600000 AS at,
     s.first_at / 3600000 * 3600000 + {length} AS end_at,
     s.first_at AS first_at,
     (SELECT max(r.at) FROM responses AS r WHERE r.at <= s.first_at / 3600000 * 3600000 + {length}) AS last_at,
-    lead(s.first_at) OVER (ORDER BY s.first_at) AS next_at
+    lead(s.first_at) OVER (ORDER BY s.first_at) AS next_at,
+    s.first_at / 3600000 * 3600000 + coalesce(
+      (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= s.first_at ORDER BY z.from_at DESC LIMIT 1), 0
+    ) AS local_at
   FROM starts AS s
   WHERE s.first_at IS NOT NULL
-), stretches AS (
-  SELECT start_at, end_at, first_at, last_at, 0 AS is_gap FROM ends
-  UNION ALL
-  SELECT last_at + {length}, next_at, NULL, NULL, 1 FROM ends WHERE next_at - last_at > {length}
-), windows AS (
-  SELECT
-    s.*,
-    s.start_at + coalesce(
-      (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= s.start_at ORDER BY z.from_at DESC LIMIT 1), 0
-    ) AS local_at,
-    CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS now
-  FROM stretches AS s
 ), used AS (
   SELECT
-    w.start_at, w.end_at, w.first_at, w.last_at, w.is_gap,
-    w.now - w.last_at < {length} AND w.now < w.end_at AS is_active,
+    w.at, w.end_at, w.first_at, w.last_at,
     (w.last_at - w.first_at) / 60000.0 AS minutes,
-    round((w.end_at - w.now) / 60000.0) AS minutes_to_go,
     {sums}{columns}
   FROM windows AS w
-  {join} local_usage AS u ON u.at >= w.first_at AND u.at <= w.end_at
-  LEFT JOIN models AS m ON m.id = u.model_id
+  CROSS JOIN local_usage AS u ON u.at >= w.first_at AND u.at <= w.end_at
+  JOIN models AS m ON m.id = u.model_id
   {where}
   GROUP BY {group}
+), clock AS (
+  SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS now
+), told AS (
+  SELECT
+    u.*,
+    c.now - u.last_at < {length} AND c.now < u.end_at AS is_active,
+    round((u.end_at - c.now) / 60000.0) AS minutes_to_go
+  FROM used AS u
+  CROSS JOIN clock AS c
 )
 SELECT
-  strftime('%Y-%m-%dT%H:%M:%fZ', start_at / 1000.0, 'unixepoch') AS block{names},
+  strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS block{names},
   strftime('%Y-%m-%dT%H:%M:%fZ', end_at / 1000.0, 'unixepoch') AS end_at,
   strftime('%Y-%m-%dT%H:%M:%fZ', first_at / 1000.0, 'unixepoch') AS first_at,
   strftime('%Y-%m-%dT%H:%M:%fZ', last_at / 1000.0, 'unixepoch') AS last_at,
-  coalesce(is_active, 0) AS is_active,
-  is_gap,
+  is_active,
+  0 AS is_gap,
   {sum_names},
   CASE WHEN minutes > 0 THEN total_tokens / minutes END AS tokens_per_minute,
   CASE WHEN minutes > 0 THEN cost_usd / minutes * 60 END AS cost_usd_per_hour,
@@ -67,5 +65,20 @@ SELECT
     THEN CAST(round(total_tokens + total_tokens / minutes * minutes_to_go) AS INTEGER)
   END AS projected_total_tokens,
   CASE WHEN is_active AND minutes > 0 THEN cost_usd + cost_usd / minutes * minutes_to_go END AS projected_cost_usd
-FROM used
+FROM told
+"""
+
+# What lies between two blocks: it has the columns of a block, and nothing in them.
+GAPS = """
+UNION ALL
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch'),
+  strftime('%Y-%m-%dT%H:%M:%fZ', end_at / 1000.0, 'unixepoch'),
+  NULL, NULL, 0, 1, {nothing}, NULL, NULL, NULL, NULL, NULL
+FROM (
+  SELECT w.last_at + {length} AS at, w.next_at AS end_at, w.last_at + {length} + w.local_at - w.at AS local_at
+  FROM windows AS w
+  WHERE w.next_at - w.last_at > {length}
+) AS g
+{where}
 """

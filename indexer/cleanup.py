@@ -62,7 +62,7 @@ def _deletions(connection: sqlite3.Connection, roots: Sequence[str], found: Sequ
     """What is old enough to be deleted within a week, as it is on disk now, and how much of that is indexed."""
     now = time.time()
     indexed = {path: (size, mtime_ns) for path, size, mtime_ns in connection.execute(_READ_TO_THE_END)}
-    by_root = []
+    by_root: list[dict[str, Any]] = []
     for root in roots:
         days = period_days(root)
         ends = {file: file.mtime_ns / 1e9 + days * _DAY for file in found if file.root == root}

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 # Name, module below `commands`, what it does: `cm --help` imports none of them.
 COMMANDS = {
+    "daily": ("reports", "Usage by day; `cm` alone does this."),
+    "weekly": ("reports", "Usage by week."),
+    "monthly": ("reports", "Usage by month."),
+    "hourly": ("reports", "Usage by hour."),
+    "sessions": ("reports", "Usage by session."),
+    "projects": ("reports", "Usage by project."),
+    "models": ("reports", "Usage by model."),
+    "agents": ("reports", "Usage by subagent, skill, MCP server or plugin."),
+    "tools": ("reports", "Calls by tool: errors, durations, results."),
+    "blocks": ("reports", "Usage by five-hour block."),
     "refresh": ("refresh", "Index what is new or changed."),
     "stats": ("stats", "Totals by model and by project."),
     "explain": ("explain", "How a number came about, record by record."),

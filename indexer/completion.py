@@ -8,12 +8,13 @@ from .errors import CmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from click import Context, Parameter
     from click.shell_completion import CompletionItem
 
-_PROJECTS = "SELECT name FROM projects UNION SELECT path FROM projects WHERE ? GLOB '/*' ORDER BY 1"
 _MODELS = """
-SELECT name FROM models AS m WHERE EXISTS (SELECT 1 FROM responses AS r WHERE r.model_id = m.id) ORDER BY name
+SELECT name FROM models AS m WHERE EXISTS (SELECT 1 FROM responses AS r WHERE r.model_id = m.id)
 """
 # A reader that has to wait is of no use to somebody who types.
 _BUSY_SECONDS = 0.1
@@ -22,16 +23,20 @@ _SPECIAL = re.compile(r"[^\w@%+=:,./~-]")
 
 
 def projects(context: Context, parameter: Parameter, incomplete: str) -> list[str]:
-    """Names of projects, and their paths where a path is begun."""
-    return _offered(context, _PROJECTS, (incomplete,), incomplete)
+    """Names of projects, as they are and as they are shown; their paths where a path is begun."""
+    from .settings import project_label
+
+    found = _rows(context, "SELECT path, name FROM projects")
+    names = {name for _, name in found} | {project_label(path, name) for path, name in found}
+    return _offered(names | ({path for path, _ in found} if incomplete.startswith("/") else set()), incomplete)
 
 
 def models(context: Context, parameter: Parameter, incomplete: str) -> list[str]:
     """Models that something was used of."""
-    return _offered(context, _MODELS, (), incomplete)
+    return _offered((name for (name,) in _rows(context, _MODELS)), incomplete)
 
 
-def _offered(context: Context, sql: str, parameters: tuple[str, ...], incomplete: str) -> list[str]:
+def _rows(context: Context, sql: str) -> list[tuple[str, ...]]:
     from sqlite3 import Error
 
     from . import config, store
@@ -39,13 +44,16 @@ def _offered(context: Context, sql: str, parameters: tuple[str, ...], incomplete
     try:
         connection = store.open_reader(config.database(context.params.get("db")), _BUSY_SECONDS)
         try:
-            found = [row[0] for row in connection.execute(sql, parameters)]
+            return connection.execute(sql).fetchall()
         finally:
             connection.close()
     except (CmError, Error, OSError):
         return []
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[str]:
     # A control character would act on the terminal, and a line end cut a word in two.
-    return [name for name in found if name.startswith(incomplete) and name.isprintable()]
+    return sorted(name for name in names if name.startswith(incomplete) and name.isprintable())
 
 
 def queries(context: Context, parameter: Parameter, incomplete: str) -> list[str]:
@@ -67,4 +75,5 @@ def prepare_shells() -> None:
 
 
 def _escape(found: re.Match[str]) -> str:
-    return f"\\{found[0]}"
+    # Twice: click's script reads the line without `-r`, which takes one away.
+    return f"\\\\{found[0]}"

@@ -7,6 +7,7 @@ import time
 from collections import namedtuple
 
 from . import prices, zones
+from .digest import digest
 from .errors import BadInput
 from .store import fetch_dicts, snapshot
 
@@ -88,7 +89,12 @@ WHERE r.part = 0 AND {condition}
 ORDER BY f.path, w.line
 """
 
-_PRICES = "SELECT x.*, t.* FROM rates AS t JOIN prices AS x ON x.id = t.price_id WHERE t.id IN (SELECT value FROM json_each(?))"
+_RATES = """
+SELECT x.*, t.*
+FROM rates AS t
+JOIN prices AS x ON x.id = t.price_id
+WHERE t.id IN (SELECT value FROM json_each(?))
+"""
 
 
 def find(connection: sqlite3.Connection, target: str) -> Target:
@@ -98,9 +104,11 @@ def find(connection: sqlite3.Connection, target: str) -> Target:
         start = day * DAY_MS
         span = (start - _MARGIN_MS, start + DAY_MS + _MARGIN_MS, start, start + DAY_MS)
         local = "SELECT u.id FROM local_usage AS u WHERE u.at >= ? AND u.at < ? AND u.local_at >= ? AND u.local_at < ?"
-        return Target("day", _iso_day(day), f"r.id IN ({local})", span)
-    if connection.execute("SELECT 1 FROM responses WHERE key = ?", (target,)).fetchone():
-        return Target("response", target, "r.key = ?", (target,))
+        return Target("day", iso_day(day), f"r.id IN ({local})", span)
+    response_id = digest(target.encode("utf-8", "replace"))
+    if connection.execute("SELECT 1 FROM responses WHERE id = ? AND key = ?", (response_id, target)).fetchone():
+        advised = "SELECT u.response_id FROM record_usage AS u WHERE u.advised_id = ?"
+        return Target("response", target, f"r.id IN (SELECT ? UNION {advised})", (response_id, response_id))
     sql = "SELECT id, session_id FROM sessions WHERE session_id >= ? AND substr(session_id, 1, length(?)) = ?"
     found = connection.execute(f"{sql} ORDER BY session_id", (target, target, target)).fetchall()
     exact = [row for row in found if row[1] == target]
@@ -128,7 +136,7 @@ def _day(connection: sqlite3.Connection, target: str) -> int | None:
         return None
 
 
-def _iso_day(day: int) -> str:
+def iso_day(day: int) -> str:
     from datetime import date, timedelta
 
     return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
@@ -144,7 +152,7 @@ def explain(connection: sqlite3.Connection, target: Target) -> dict[str, Any]:
         rates = _rates(connection, {row["rate_id"] for row in found})
     for row in found:
         _describe(row, records.get(row["id"], []), rates.get(row["rate_id"]))
-        calls = [call for call in searches if call["response_id"] == row["id"]] if row["part"] == 0 else []
+        calls = [call for call in searches if call["response_id"] == row["id"]]
         row["searches"] = [{key: call[key] for key in ("file", "line", "web_searches")} for call in calls]
     total = _sum(found)
     return {"kind": target.kind, "name": target.name, "responses": _nest(found), "sum": total}
@@ -180,7 +188,7 @@ def _role(row: dict[str, Any], original: dict[str, Any] | None) -> str:
 def _rates(connection: sqlite3.Connection, ids: set[int | None]) -> dict[int, dict[str, Any]]:
     from .output import dumps
 
-    rows = fetch_dicts(connection, _PRICES, (dumps(sorted(ids - {None})),))  # type: ignore[type-var]
+    rows = fetch_dicts(connection, _RATES, (dumps(sorted(ids - {None})),))
     return {row["id"]: row for row in rows}
 
 
@@ -211,8 +219,8 @@ def _price(rate: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "model": rate["model"],
-        "from": _iso_day(rate["valid_from"] // DAY_MS) if rate["valid_from"] else None,
-        "until": _iso_day(rate["valid_until"] // DAY_MS) if rate["valid_until"] < _FOREVER else None,
+        "from": iso_day(rate["valid_from"] // DAY_MS) if rate["valid_from"] else None,
+        "until": iso_day(rate["valid_until"] // DAY_MS) if rate["valid_until"] < _FOREVER else None,
         "source": rate["source"],
         "input": usd("input", "input"),
         "output": usd("output", "output"),
@@ -272,7 +280,9 @@ def _sum(found: list[dict[str, Any]]) -> dict[str, Any]:
     unpriced: dict[str, dict[str, Any]] = {}
     for row in found:
         if row["price"] is None:
-            item = unpriced.setdefault(row["model"], {"model": row["model"], "responses": 0, **dict.fromkeys(TOKENS, 0)})
+            item = unpriced.setdefault(
+                row["model"], {"model": row["model"], "responses": 0, **dict.fromkeys(TOKENS, 0)}
+            )
             item["responses"] += row["part"] == "response"
             for kind in TOKENS:
                 item[kind] += row[kind]

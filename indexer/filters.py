@@ -84,7 +84,9 @@ def projects(connection: sqlite3.Connection, wanted: str) -> list[int]:
     labels = {id: project_label(path, name).lower() for id, path, name in known}
     for is_meant in (
         lambda id, path, name: path == plain,
-        lambda id, path, name: plain.lower() in (name.lower(), labels[id]) or labels[id].startswith(f"{plain.lower()}/"),
+        lambda id, path, name: (
+            plain.lower() in (name.lower(), labels[id]) or labels[id].startswith(f"{plain.lower()}/")
+        ),
     ):
         if found := [row[0] for row in known if is_meant(*row)]:
             return found

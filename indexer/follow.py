@@ -50,4 +50,5 @@ class Follower:
             if (offset, is_gone) != (before, was_gone):
                 self._known[file_id] = (offset, is_gone)
                 start = file_id << OFFSET_BITS
-                yield Change(path, bool(is_gone), fetch_dicts(self._connection, _MESSAGES, (start + before, start + offset)))
+                messages = fetch_dicts(self._connection, _MESSAGES, (start + before, start + offset))
+                yield Change(path, bool(is_gone), messages)

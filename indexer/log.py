@@ -28,6 +28,11 @@ def show_on_stderr() -> None:
     _is_verbose = True
 
 
+def is_shown_on_stderr() -> bool:
+    """Whether that was asked for."""
+    return _is_verbose
+
+
 def logger() -> logging.Logger:
     """The `cm` logger; a log that cannot be written is said once on stderr and otherwise done without."""
     import logging

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -17,6 +18,10 @@ def main() -> NoReturn:
     """Runs the command line and exits: 0 done, 1 error, 2 usage, 3 some files failed, 75 locked."""
     from .errors import CmError
 
+    for stream in (sys.stdout, sys.stderr):
+        # A locale that lacks a character is no reason to print nothing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = _run(sys.argv[1:])
         sys.stdout.flush()

@@ -15,6 +15,8 @@ FORMATS = ("table", "json", "jsonl", "csv", "tsv", "markdown")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL_OR_BREAK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+_AMOUNT = re.compile(r"\$?[\d,]+(\.\d+)?|unpriced")
+
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
@@ -64,11 +66,16 @@ def _separated(columns: Sequence[str], rows: Sequence[Sequence[Any]], separator:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) -> str:
     from tabulate import tabulate
 
+    headers = [printable(name) for name in columns]
     shown = [[_cell(value, style) for value in row] for row in rows]
-    right = [bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(columns))]
-    align = ["right" if numeric else "left" for numeric in right]
+    align = ["right" if all(map(_is_number, column)) else "left" for column in zip(*rows, strict=True)]
     # tabulate would otherwise read "1e5" or "0012" in a text as a number, and show it as another.
-    return tabulate(shown, [printable(name) for name in columns], tablefmt=style, disable_numparse=True, colalign=align if rows else None)
+    return tabulate(shown, headers, tablefmt=style, disable_numparse=True, colalign=align or None)
+
+
+def _is_number(value: Any) -> bool:
+    """Numbers, and what was made of them for people."""
+    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and _AMOUNT.fullmatch(value))
 
 
 def _cell(value: Any, style: str) -> str:

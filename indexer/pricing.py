@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import accounting, config, prices
+from . import config, prices
 from .prices import PriceError
 
 TYPE_CHECKING = False
@@ -80,6 +80,7 @@ def update(connection: sqlite3.Connection) -> None:
 
 
 def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> None:
+    from . import accounting
     from .store import insert, transaction
 
     def replace() -> None:
@@ -141,7 +142,9 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
 
 def _row(price: Price) -> tuple[object, ...]:
     """A price as the table has it; REAL is for reading, the exact fractions are in `rates`."""
+    from decimal import Decimal
+
     start = _ALWAYS if price.valid_from is None else price.valid_from
     end = _FOREVER if price.valid_until is None else price.valid_until
-    rest = (float(value) if hasattr(value, "as_tuple") else value for value in price[4:])
+    rest = (float(value) if isinstance(value, Decimal) else value for value in price[4:])
     return (price.id, price.model, start, end, *rest)

@@ -73,6 +73,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            process_group=0,  # Ctrl-C is for the parent, which ends it in its own time
             env=os.environ | {"PYTHONPATH": path},
         )
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -14,7 +14,7 @@ import os
 import time
 from contextlib import contextmanager
 
-from . import checkpoint, config, pricing, store
+from . import checkpoint, config, pricing, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found, discover
 from .errors import CmError
@@ -124,6 +124,7 @@ def refresh(
                 pricing.update(connection)
             except PriceError as error:
                 summary.warnings.append(f"{error}; costs are by the prices as they were")
+            zones.update(connection)
             _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped)
             _log_run(connection, summary, clock, command, bool(paths))
         except Error as error:
@@ -252,10 +253,11 @@ def _note_unreadable(connection: sqlite3.Connection, found: Discovery, summary: 
     import json
 
     before = json.loads(row[0]) if row else {}
-    summary.told.update(path for path, reason in found.unreadable.items() if before.get(path) == reason)
-    walked = tuple(f"{place}{os.sep}" for place in found.places)
+    shown = {path: store.display_path(path) for path in found.unreadable}
+    summary.told.update(path for path, reason in found.unreadable.items() if before.get(shown[path]) == reason)
+    walked = tuple(f"{store.display_path(place)}{os.sep}" for place in found.places)
     after = {path: reason for path, reason in before.items() if not f"{path}{os.sep}".startswith(walked)}
-    after |= found.unreadable
+    after |= {shown[path]: reason for path, reason in found.unreadable.items()}
     if after != before:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('unreadable', ?)", (json.dumps(after),))
 
@@ -263,13 +265,14 @@ def _note_unreadable(connection: sqlite3.Connection, found: Discovery, summary: 
 def _discover_paths(roots: Sequence[str], paths: Sequence[str]) -> Discovery:
     found = Discovery()
     # In this order what is below a place follows it at once.
-    for absolute in sorted({os.path.abspath(os.path.expanduser(path)) for path in paths}, key=lambda path: f"{path}{os.sep}"):
-        if found.places and absolute.startswith(f"{found.places[-1]}{os.sep}"):
+    for place in sorted({f"{os.path.abspath(os.path.expanduser(path))}{os.sep}" for path in paths}):
+        if found.places and place.startswith(f"{found.places[-1]}{os.sep}"):
             continue
-        root = next((root for root in roots if f"{absolute}{os.sep}".startswith(f"{root}{os.sep}projects{os.sep}")), None)
+        root = next((root for root in roots if place.startswith(f"{root}{os.sep}projects{os.sep}")), None)
         if root is None:
-            raise CmError(f"{absolute} is not below projects/ of {', '.join(roots) or 'any root'}; name its root with --root")
-        found.walk(root, absolute)
+            places = ", ".join(roots) or "any root"
+            raise CmError(f"{place[:-1]} is not below projects/ of {places}; name its root with --root")
+        found.walk(root, place[:-1])
     return found.finish()
 
 

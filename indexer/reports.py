@@ -13,7 +13,7 @@ from . import blocks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, NamedTuple
 
     Row = dict[str, Any]
@@ -60,21 +60,22 @@ else:
 
 DAY = 86_400_000
 
-_TOKENS = "u.input_tokens + u.output_tokens + u.cache_creation_tokens + u.cache_read_tokens"
 # A sum of costs is that of the part that has a price, and NULL only where nothing has one.
 SUMS = {
-    "input_tokens": "coalesce(sum(u.input_tokens), 0)",
-    "output_tokens": "coalesce(sum(u.output_tokens), 0)",
-    "cache_creation_tokens": "coalesce(sum(u.cache_creation_tokens), 0)",
-    "cache_read_tokens": "coalesce(sum(u.cache_read_tokens), 0)",
-    "total_tokens": f"coalesce(sum({_TOKENS}), 0)",
+    "input_tokens": "sum(u.input_tokens)",
+    "output_tokens": "sum(u.output_tokens)",
+    "cache_creation_tokens": "sum(u.cache_creation_tokens)",
+    "cache_read_tokens": "sum(u.cache_read_tokens)",
+    "total_tokens": "sum(u.total_tokens)",
     "cost_usd": "sum({cost}) / 1e9",
-    "responses": "coalesce(sum(u.responses), 0)",
+    "responses": "sum(u.responses)",
     "sessions": "count(DISTINCT u.session_id)",
     "models": "json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL)",
-    "unpriced_tokens": f"coalesce(sum(CASE WHEN {{cost}} IS NULL THEN {_TOKENS} END), 0)",
-    "undercounted_responses": "coalesce(sum(u.is_undercounted), 0)",
+    "unpriced_tokens": "sum(CASE WHEN {cost} IS NULL THEN u.total_tokens ELSE 0 END)",
+    "undercounted_responses": "sum(u.is_undercounted)",
 }
+# What they are where there is nothing: in a gap between two blocks; of a tool that no response is known to call.
+_NOTHING = {"cost_usd": "NULL", "models": "'[]'"}
 _COMPUTED, _RECORDED = "u.cost_nano", "coalesce(u.recorded_nano, u.cost_nano)"
 
 _FORM = """
@@ -153,8 +154,10 @@ LEFT JOIN models AS m ON m.id = c.model_id
 GROUP BY {group}
 """
 
-_DAY = "u.local_at / 86400000"
-_WEEK = f"{_DAY} - ({_DAY} + 10 - {{start_of_week}}) % 7"
+# {start_of_week} is 0 for Monday; day 0, in 1970, was a Thursday.
+_WEEK = """u.local_day - (
+    u.local_day + 10 - {start_of_week}
+  ) % 7"""
 _CONFIGURED = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'start_of_week'), 0)"
 _MONTH = "strftime('%Y-%m', u.local_at / 1000, 'unixepoch')"
 # With the offset: the hour in which clocks are put back comes twice.
@@ -186,8 +189,10 @@ def _attributed(key: str) -> Report:
 
 
 REPORTS = {
-    "daily": _timeline("daily_usage", "local day", "day", f"date({_DAY} * 86400, 'unixepoch')", _DAY),
-    "weekly": _timeline("weekly_usage", "local week, by its first day", "week", f"date(({_WEEK}) * 86400, 'unixepoch')", _WEEK),
+    "daily": _timeline("daily_usage", "local day", "day", "date(u.local_day * 86400, 'unixepoch')", "u.local_day"),
+    "weekly": _timeline(
+        "weekly_usage", "local week, by its first day", "week", f"date(({_WEEK}) * 86400, 'unixepoch')", _WEEK
+    ),
     "monthly": _timeline("monthly_usage", "local month", "month", _MONTH, _MONTH),
     "hourly": _timeline("hourly_usage", "local hour", "hour", _HOUR, "u.local_at / 3600000, u.local_at - u.at"),
     "sessions": _ranking(
@@ -246,7 +251,7 @@ REPORTS = {
         "window of five hours in which something was used, and per gap between two",
         "block",
         "",
-        "w.start_at",
+        "w.at",
         "1",
         is_timeline=True,
         form=blocks.FORM,
@@ -257,45 +262,60 @@ REPORTS = {
 def sql(report: Report, query: Query = Query()) -> str:  # noqa: B008
     """The SELECT that answers a query, without its order: every value in it is a number of ours."""
     splits = [_SPLITS[name] for name in query.splits if name != report.key]
-    wanted = {name: text for name, text in SUMS.items() if name not in report.omits}
     cost = _RECORDED if query.is_recorded else _COMPUTED
+    sums = {name: text.format(cost=cost) for name, text in SUMS.items() if name not in report.omits}
+    if report.form is _TOOLS:
+        sums = {name: f"coalesce({text}, {_NOTHING.get(name, 0)})" for name, text in sums.items()}
     split_columns = "".join(f",\n  {column}" for column, _, _ in splits)
-    is_filtered = any(ids is not None for ids in (query.projects, query.models, query.sessions))
-    text = (report.form or _FORM).format(
-        columns=report.columns + split_columns,
-        sums=",\n  ".join(f"{text.format(cost=cost)} AS {name}" for name, text in wanted.items()),
-        sum_names=",\n  ".join(wanted),
-        names="".join(f",\n  {column.rpartition(' ')[2]}" for column, _, _ in splits),
-        joins="\n".join([report.joins, *(joins for _, _, joins in splits if joins not in report.joins)]),
-        where=_where(query, "w" if report.key == "block" else "u"),
-        group=", ".join([report.group, *(group for _, group, _ in splits)]),
-        partition="u.name, u.model_id" if splits else "u.name",
-        length=query.block_hours * blocks.HOUR,
-        # A gap is one of all usage; of a part of it there may be more.
-        join="CROSS JOIN" if splits or is_filtered else "LEFT JOIN",
-    )
+    parts = {
+        "columns": report.columns + split_columns,
+        "sums": ",\n  ".join(f"{text} AS {name}" for name, text in sums.items()),
+        "joins": "\n".join([report.joins, *(joins for _, _, joins in splits if joins not in report.joins)]),
+        "where": _condition(_of_range(query, "w" if report.form is blocks.FORM else "u") + _of_usage(query)),
+        "group": ", ".join([report.group, *(group for _, group, _ in splits)]),
+    }
+    if report.form is blocks.FORM:
+        text = _blocks(query, parts, sums, [column.rpartition(" ")[2] for column, _, _ in splits])
+    else:
+        text = (report.form or _FORM).format(**parts, partition="u.name, u.model_id" if splits else "u.name")
     first = _CONFIGURED if query.start_of_week is None else str(query.start_of_week)
     return "\n".join(line for line in text.replace("{start_of_week}", first).splitlines() if line.strip())
 
 
-def _where(query: Query, row: str) -> str:
+def _blocks(query: Query, parts: dict[str, str], sums: Iterable[str], splits: Sequence[str]) -> str:
+    length = query.block_hours * blocks.HOUR
+    names = "".join(f",\n  {name}" for name in splits)
+    text = blocks.FORM.format(**parts, length=length, names=names, sum_names=",\n  ".join(sums))
+    if splits or _of_usage(query):
+        return text  # a gap in all usage says nothing of a part of it
+    nothing = ", ".join(_NOTHING.get(name, "0") for name in sums)
+    return text + blocks.GAPS.format(length=length, nothing=nothing, where=_condition(_of_range(query, "g")))
+
+
+def _of_range(query: Query, row: str) -> list[str]:
+    """Conditions on the local time of a row. No zone is a day away from UTC: that lets an index find the range."""
     found = []
     if query.since is not None:
-        found.append(f"{row}.local_at >= {query.since}")
+        found.append(f"{row}.local_at >= {query.since} AND {row}.at >= {query.since - DAY}")
     if query.until is not None:
-        found.append(f"{row}.local_at < {query.until}")
-    if row == "u":
-        # No zone is a day away from UTC: this lets an index find the range.
-        found += [f"u.at >= {query.since - DAY}"] if query.since is not None else []
-        found += [f"u.at < {query.until + DAY}"] if query.until is not None else []
+        found.append(f"{row}.local_at < {query.until} AND {row}.at < {query.until + DAY}")
     if query.ending_after is not None:
-        found.append(f"w.end_at > {query.ending_after}")
+        found.append(f"{row}.end_at > {query.ending_after}")
+    return found
+
+
+def _of_usage(query: Query) -> list[str]:
+    found = []
     if query.projects is not None:
         found.append(f"u.session_id IN (SELECT id FROM sessions WHERE project_id IN ({_ids(query.projects)}))")
     if query.models is not None:
         found.append(f"u.model_id IN ({_ids(query.models)})")
     if query.sessions is not None:
         found.append(f"u.session_id IN ({_ids(query.sessions)})")
+    return found
+
+
+def _condition(found: Sequence[str]) -> str:
     return f"WHERE {' AND '.join(found)}" if found else ""
 
 
@@ -309,11 +329,35 @@ def views() -> Iterator[str]:
         yield f"-- One row per {report.about}.\nCREATE VIEW {report.view} AS\n{sql(report)};\n"
 
 
-def rows(connection: sqlite3.Connection, report: Report, query: Query = Query()) -> list[Row]:  # noqa: B008
-    """Rows of a report in its own order: a timeline from old to new, else the largest first."""
+def rows(connection: sqlite3.Connection, report: Report, query: Query = Query()) -> tuple[list[str], list[Row]]:  # noqa: B008
+    """Columns and rows of a report in its own order: a timeline from old to new, else the largest first."""
     cursor = connection.execute(f"{sql(report, query)}\nORDER BY {report.order}")
     names = [column[0] for column in cursor.description]
-    return [_readable(dict(zip(names, row, strict=True))) for row in cursor]
+    return names, [_readable(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def limited(report: Report, found: list[Row], count: int | None) -> list[Row]:
+    """The newest rows of a timeline, else the largest; None and 0 are all."""
+    if not count:
+        return found
+    return found[-count:] if report.is_timeline else found[:count]
+
+
+def is_reversed(report: Report, order: str | None) -> bool:
+    """Whether that order is not the report's own."""
+    return order is not None and (order == "desc") == report.is_timeline
+
+
+def break_down(connection: sqlite3.Connection, report: Report, query: Query, found: Sequence[Row]) -> None:
+    """Gives each row its parts by model, the dearest first."""
+    _, parts = rows(connection, report, query._replace(splits=(*query.splits, "model")))
+    keys = [report.key, *query.splits]
+    by_key: dict[tuple[Any, ...], list[Row]] = {}
+    for part in sorted(parts, key=lambda part: (-(part["cost_usd"] or 0), -part["total_tokens"], part["model"])):
+        summed = {name: part[name] for name in ("model", *SUMS) if name in part and name != "models"}
+        by_key.setdefault(tuple(part[key] for key in keys), []).append(summed)
+    for row in found:
+        row["breakdown"] = by_key.get(tuple(row[key] for key in keys), [])
 
 
 def _readable(row: Row) -> Row:

@@ -59,7 +59,7 @@ FROM (
 
 _REFRESHES = """
 SELECT
-  strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at, seconds, command,
+  strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at, seconds, command, pid,
   files_seen, files_parsed, files_failed, bytes_read, records_added, lines_skipped
 FROM refreshes
 ORDER BY id DESC
@@ -91,7 +91,9 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             "sources_gone": kept,
             "failures": dict(
                 connection.execute(
-                    f"SELECT path, error FROM files WHERE {_PRESENT} AND error IS NOT NULL ORDER BY path"
+                    f"SELECT path, error FROM files WHERE {_PRESENT} AND error IS NOT NULL"
+                    " UNION SELECT x.key, x.value FROM meta AS m, json_each(m.value) AS x WHERE m.key = 'unreadable'"
+                    " ORDER BY path"
                 )
             ),
             "last_refresh": refreshes[0] if refreshes else None,

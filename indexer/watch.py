@@ -68,7 +68,9 @@ class Watch:
         # Unlike an Event's `set`, its `put` can be called by a signal handler at any moment.
         self._inbox: SimpleQueue[None] = SimpleQueue()
         self._is_stopped = self._must_reload = False
+        # What was told and need not be told again.
         self._complaint = ""
+        self._warnings: list[str] = []
 
     def stop(self) -> None:
         """Ends the watch when the transaction in hand is committed."""
@@ -150,12 +152,11 @@ class Watch:
         return self._sweep_at if self._hints.since is None else self._hints.since + BATCH_SECONDS
 
     def _wait(self, seconds: float) -> None:
+        from contextlib import suppress
         from queue import Empty
 
-        try:
+        with suppress(Empty):
             self._inbox.get(timeout=max(0.0, seconds))
-        except Empty:
-            pass
 
     def _try(self, work: Callable[[], object]) -> bool:
         """Whether the work could be done. If not, why is told once, and it is not tried again at once."""
@@ -180,12 +181,13 @@ class Watch:
         started = time.monotonic()
         roots, _ = config.roots(self._option)
         changed = self._picture.look(roots, self._events.has_remote)
+        cost = time.monotonic() - started
         places = [os.path.join(root, "projects") for root in roots] + self._picture.linked
         is_new = self._events.follow(places, self._picture.directories.keys() - self._picture.unreadable.keys())
         now = time.monotonic()
         pause = self._interval
         if self._events.is_polling:
-            pause = min(pause, max(POLLING_SECONDS, (now - started) / POLLING_SHARE))
+            pause = min(pause, max(POLLING_SECONDS, cost / POLLING_SHARE))
         # What was looked at before it was watched may have changed in between.
         self._sweep_at = now if is_new else now + pause
         return changed
@@ -232,12 +234,14 @@ class Watch:
     def _refresh(self, roots: Sequence[str], paths: Collection[str] = ()) -> None:
         from .log import log_refresh
 
-        summary = refresh(
-            roots, self._path, paths=list(paths), command="watch", is_stopped=lambda: self._is_stopped
-        )
+        summary = refresh(roots, self._path, paths=list(paths), command="watch", is_stopped=lambda: self._is_stopped)
         log_refresh(summary, self._path)
         for path in summary.failures.keys() - summary.told:
-            self._say(f"{path}: {summary.failures[path]}; it is tried again")
+            self._say(f"{store.display_path(path)}: {summary.failures[path]}; it is tried again")
+        if summary.warnings != self._warnings:
+            self._warnings = summary.warnings
+            for warning in summary.warnings:
+                self._tell(warning)
         self._failed = self._failed.difference(paths).union(summary.failures)
 
     # Who is told
@@ -251,8 +255,9 @@ class Watch:
                 return
 
     def _tell(self, message: str) -> None:
-        from .log import logger
+        from .log import is_shown_on_stderr, logger
         from .output import printable
 
         logger().info(printable(message))
-        self._say(message)
+        if not is_shown_on_stderr():
+            self._say(message)

@@ -37,7 +37,7 @@ def _home() -> Path:
     return home
 
 
-def _execute(arguments: list[str]) -> str:
+def _execute(arguments: list[str], **changes: str) -> str:
     home = _home()
     environment = {
         "HOME": str(home),
@@ -47,7 +47,7 @@ def _execute(arguments: list[str]) -> str:
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "LC_ALL": "C.UTF-8",
-    }
+    } | changes
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=home, capture_output=True, text=True, check=False
     )
@@ -63,6 +63,17 @@ def run(*commands: str) -> str:
     for command in commands:
         lines += [f"$ {command}", _execute(["-m", "indexer", *shlex.split(command)[1:]])]
     return "\n".join([*lines, "```"])
+
+
+def screenshot(command: str, file: Path) -> None:
+    """What a command shows in a colour terminal, as a picture that asks no other host for fonts."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))
+    console.print(Text.from_ansi(_execute(["-m", "indexer", *shlex.split(command)[1:]], FORCE_COLOR="1", NO_COLOR="")))
+    svg = console.export_svg(title=command)
+    file.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")
 
 
 def example(code: str) -> str:
@@ -122,3 +133,9 @@ def queries() -> str:
         parameters = ", ".join(f"`{name}` ({value or 'none'})" for name, value in query.parameters.items())
         rows.append(f"| `{query.name}` | {parameters} | {query.description} |")
     return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    folder = CHECKOUT / ".github"
+    folder.mkdir(exist_ok=True)
+    screenshot("cm daily", folder / "daily.svg")

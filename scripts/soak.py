@@ -84,9 +84,10 @@ def read_until(folder: Path, written: dict[str, float], end: float) -> dict[str,
     """Looks for what was written until the time is over; how long each line took to be seen."""
     connection = sqlite3.connect(f"file:{folder / 'cm.db'}?mode=ro", uri=True)
     seen: dict[str, float] = {}
+    query = "SELECT 1 FROM records WHERE uuid = ?"
     while time.monotonic() < end:
         for identity, at in list(written.items()):
-            if identity not in seen and connection.execute("SELECT 1 FROM records WHERE uuid = ?", (identity,)).fetchone():
+            if identity not in seen and connection.execute(query, (identity,)).fetchone():
                 seen[identity] = time.monotonic() - at
         time.sleep(POLL)
     connection.close()
@@ -110,9 +111,9 @@ def idle(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Resident memory after each tenth of the lines, appended to one transcript per writer as fast as they are indexed."""
+    """Resident memory after each tenth of the lines, which are appended as fast as they are indexed."""
     paths = [transcript(folder, "project", f"session-{number}") for number in range(options.writers)]
-    sizes = []
+    sizes: list[float] = []
     with watching(folder, options.interval) as process:
         connection = sqlite3.connect(f"file:{folder / 'cm.db'}?mode=ro", uri=True)
         count = 0
@@ -158,7 +159,7 @@ def transcript(folder: Path, project: str, session: str) -> Path:
 
 def line(session: str, identity: str) -> bytes:
     """A response of some 1,200 bytes, as long as an average line."""
-    usage = {"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 1_000, "cache_creation_input_tokens": 5}
+    usage = {"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 1_000}
     content = [{"type": "text", "text": "word " * 150}]
     message = {"id": f"msg-{identity}", "role": "assistant", "model": "claude-opus-4-5-20251101", "content": content}
     record = {"type": "assistant", "uuid": identity, "sessionId": session, "cwd": "/home/dev/app", "isSidechain": False}

@@ -76,12 +76,17 @@ def test_without_a_command_the_options_of_the_default_one_are_offered(complete):
 
 
 def test_projects_and_models_are_those_of_the_index(complete, history):
-    assert complete("cm daily --project ") == ["app", r"my\ notes"]
+    assert complete("cm daily --project ") == ["app", r"my\\ notes"]
     assert complete("cm daily --project a") == ["app"]
     assert complete("cm daily --project /home/dev/a") == ["/home/dev/app"]
     assert complete("cm daily --model claude-h") == ["claude-haiku-4-5-20251001"]
     assert complete("cm --project a") == ["app"]
     assert complete("cm session --project a") == ["app"]
+
+
+def test_a_project_is_offered_by_the_name_it_is_shown_by_too(complete, history, tmp_path):
+    (tmp_path / "config.toml").write_text('[projects]\napp = { name = "Till", group = "Shop" }\n')
+    assert complete("cm daily --project S", CM_CONFIG=str(tmp_path / "config.toml")) == ["Shop/Till"]
 
 
 def test_the_index_that_the_line_names_is_the_one_that_is_asked(complete, history, db):

@@ -245,7 +245,8 @@ def test_reading_everything_again_changes_nothing(home: Home) -> None:
 def test_a_newer_parser_that_makes_less_of_the_same_bytes_is_believed(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from indexer import checkpoint, usage as numbers, writer
+    from indexer import checkpoint, writer
+    from indexer import usage as numbers
 
     write(home.transcript(), said(10**6))
     refresh()

@@ -40,7 +40,7 @@ def demo(as_json: bool, directory: str | None) -> None:
         click.echo(dumps({"directory": str(root), "database": str(db), "written": written}, indent=True))
         return
     for name in _REPORTS:
-        click.secho(f"\n$ cm {name}\n", bold=True)
+        click.secho(f"\n$ cm {name}", bold=True)
         run_cli([name, "--no-refresh", "--root", str(root), "--db", str(db)])
     say(f"all of this is made up; it is in {root}, which you can delete")
     say(f"look around in it with any command: cm daily --root {root} --db {db}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .. import config, zones
+from .. import comparison, config, zones
 from .. import explain as library
 from ..cli import index_options, json_option, refresh_option
 from ..output import dumps, printable
@@ -24,10 +24,18 @@ _KINDS = (
     ("web searches", "web_searches", "web_search", "web_search"),
 )
 _NANO = 10**9
+# Responses named for each reason a difference has; --json names all.
+_LISTED = 3
 
 
 @click.command()
-@click.argument("target", metavar="DAY|SESSION|RESPONSE")
+@click.argument("target", metavar="DAY|SESSION|RESPONSE", required=False)
+@click.option(
+    "--against",
+    metavar="FILE",
+    type=click.Path(),
+    help="Compare with the JSON of `ccusage daily` or `ccusage session`; without a day or session, all of it.",
+)
 @click.option("--timezone", metavar="ZONE", help="Zone whose days count, such as Europe/Berlin; else the system's.")
 @refresh_option
 @json_option
@@ -38,12 +46,15 @@ def explain(
     as_json: bool,
     no_refresh: bool,
     timezone: str | None,
-    target: str,
+    against: str | None,
+    target: str | None,
 ) -> None:
     """Show how a number came about, record by record.
 
     Every response of the day or session: where its records stand and which of them are copies, which gave each count,
     the price, the factors and the cost; and at the end the sum, which is what the reports show.
+
+    With --against, the two must have the same time zone; what no reason explains is listed as unexplained.
 
     A day is 2026-10-31, 20261031, today or yesterday. The beginning of a session's id is enough, if it is the only one.
 
@@ -52,15 +63,22 @@ def explain(
       cm explain yesterday
       cm explain 5e551000
       cm explain msg_01AbCdEfGhIjKlMnOpQrStUv
+      ccusage daily --json > ccusage.json && cm explain --against ccusage.json
     """
+    if target is None and against is None:
+        raise click.UsageError("name a day, a session or a response")
     connection = open_index(db, roots, no_refresh, "explain")
     try:
         if timezone is not None:
             zones.use(connection, config.timezone(timezone))
-        found = library.explain(connection, library.find(connection, target))
+        if against is not None:
+            found = comparison.compare(connection, against, target)
+        else:
+            found = library.explain(connection, library.find(connection, str(target)))
     finally:
         connection.close()
-    click.echo(dumps(found, indent=True) if as_json else _text(found))
+    write = _comparison if against is not None else _text
+    click.echo(dumps(found, indent=True) if as_json else write(found))
 
 
 def _text(found: dict[str, Any]) -> str:
@@ -195,8 +213,10 @@ def _sum(found: dict[str, Any]) -> list[str]:
     lines.append(f"    {'':<15}{'tokens':>14}{'':>12}{'nanodollars':>18}")
     for name, column, _, cost in _KINDS:
         if column != "cache_creation_5m_tokens":
-            label, column = ("cache write", "cache_creation_tokens") if cost == "cache_write" else (name, column)
-            lines.append(f"    {label:<15}{total[column]:>14,}{'':>12}{total['cost_nano'][cost]:>18,}")
+            is_write = cost == "cache_write"
+            tokens = total["cache_creation_tokens" if is_write else column]
+            label = "cache write" if is_write else name
+            lines.append(f"    {label:<15}{tokens:>14,}{'':>12}{total['cost_nano'][cost]:>18,}")
     nano = sum(total["cost_nano"].values())
     cost = "nothing in it has a price" if total["cost_usd"] is None else f"{_usd(nano)} at the API's prices"
     lines.append(f"    {'cost':<15}{'':>26}{nano:>18,}  {cost}")
@@ -209,3 +229,42 @@ def _sum(found: dict[str, Any]) -> list[str]:
 
 def _usd(nano: int) -> str:
     return f"${nano // _NANO:,}.{nano % _NANO:09}"
+
+
+def _comparison(found: dict[str, Any]) -> str:
+    blocks = [_difference(item) for item in found["differences"]]
+    what = "days" if found["report"] == "daily" else "sessions"
+    verdict = f"{len(found['differences']):,} {what} differ, {found['same']:,} are the same"
+    return "\n\n".join([*blocks, "\n".join([verdict, *map(printable, found["warnings"])])])
+
+
+def _difference(item: dict[str, Any]) -> str:
+    heads = "".join(
+        f"{name:>{width}}"
+        for name, width in zip(("input", "output", "cache write", "cache read", "USD"), _WIDTHS, strict=True)
+    )
+    lines = [f"{printable(item['key']):<36}".rstrip(), f"  {'':<12}{heads}"]
+    lines += [_amounts("index", item["index"]), _amounts("ccusage", item["ccusage"])]
+    lines.append(_amounts("difference", item["difference"], "+"))
+    for reason in item["reasons"]:
+        lines += [_field("because", reason["reason"]), _amounts("", reason, "+")]
+        for response in reason["responses"][:_LISTED]:
+            lines.append(
+                printable(f"    {response['response_key']} at {os.path.basename(response['file'])}:{response['line']}")
+            )
+        if len(reason["responses"]) > _LISTED:
+            lines.append(f"    and {len(reason['responses']) - _LISTED:,} more")
+    if any(abs(amount) >= 1e-6 for amount in item["unexplained"].values()):
+        lines.append(_amounts("unexplained", item["unexplained"], "+"))
+    return "\n".join(lines)
+
+
+_WIDTHS = (14, 14, 16, 18, 16)
+
+
+def _amounts(name: str, amounts: dict[str, Any] | None, sign: str = "") -> str:
+    if amounts is None:
+        return f"  {name:<12}{'is not in the file':>{_WIDTHS[0] + _WIDTHS[1]}}"
+    values = [amounts[column] for column in comparison.COLUMNS]
+    texts = [f"{value:{sign},}" for value in values[:4]] + [f"{values[4]:{sign},.6f}"]
+    return f"  {name:<12}" + "".join(f"{text:>{width}}" for text, width in zip(texts, _WIDTHS, strict=True))

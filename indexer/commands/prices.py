@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = ["model", "when", "input", "output", "5m", "1h", "read", "factors", "uses", "source"]
-_NOTE = """USD per million tokens; 5m and 1h: written to the cache for so long; read: from it. A price ends before the day
-it says, at midnight UTC. Factors multiply: fast mode, US inference, batch (0.5 unless it says otherwise); web_search
-is USD per 1,000 (10 unless it says otherwise)."""
+_NOTE = """USD per million tokens; 5m and 1h: written to the cache for so long; read: from it. A price ends before the
+day it says, at midnight UTC. Factors multiply: fast mode, US inference, batch (0.5 unless it says otherwise);
+web_search is USD per 1,000 (10 unless it says otherwise)."""
 _LONG = tuple(f"long_{kind}" for kind in library.KINDS)
 # As the table shows them.
 _SHOWN = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
@@ -32,14 +32,11 @@ _SHOWN = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
 _db_option = click.option("--db", metavar="FILE", help="The index; else CM_DB, else ~/.local/share/cm/cm.db.")
 
 
-class _Rate(click.ParamType):
-    name = "usd"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
-        try:
-            return Decimal(value)
-        except InvalidOperation:
-            self.fail(f"{value!r} is not a number", param, ctx)
+def _usd(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError(text) from error
 
 
 class _Prices(click.Group):
@@ -72,11 +69,13 @@ def show(db: str | None, as_json: bool, is_all: bool, model: str | None) -> None
 
 @prices.command("set")
 @click.argument("model")
-@click.option("--input", "input_", type=_Rate(), required=True, help="USD per million tokens of input.")
-@click.option("--output", type=_Rate(), required=True, help="… of output.")
-@click.option("--cache-read", type=_Rate(), help="… read from the cache; else 0.1 of input.")
-@click.option("--cache-write-5m", type=_Rate(), help="… written to it for five minutes; else 1.25 of input.")
-@click.option("--cache-write-1h", type=_Rate(), help="… written to it for an hour; else twice the input.")
+@click.option("--input", "input_", type=_usd, metavar="USD", required=True, help="USD per million tokens of input.")
+@click.option("--output", type=_usd, metavar="USD", required=True, help="… of output.")
+@click.option("--cache-read", type=_usd, metavar="USD", help="… read from the cache; else 0.1 of input.")
+@click.option(
+    "--cache-write-5m", type=_usd, metavar="USD", help="… written to it for five minutes; else 1.25 of input."
+)
+@click.option("--cache-write-1h", type=_usd, metavar="USD", help="… written to it for an hour; else twice the input.")
 @click.option(
     "--from", "valid_from", type=click.DateTime(["%Y-%m-%d", "%Y%m%d"]), metavar="DATE", help="From this day, UTC."
 )

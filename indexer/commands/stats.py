@@ -13,6 +13,7 @@ from .common import open_index, tokens_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -67,5 +68,5 @@ def _cost(cost: float, model: str, found: metrics.ClaudeMetrics) -> str:
     return "unpriced" if model in found.unpriced_models and not cost else f"${cost:,.2f}"
 
 
-def _grouped(rows: list[tuple[object, ...]]) -> list[list[object]]:
+def _grouped(rows: Sequence[Sequence[object]]) -> list[list[object]]:
     return [[f"{value:,}" if isinstance(value, int) else value for value in row] for row in rows]

@@ -131,14 +131,409 @@ JOIN models AS m ON m.id = r.model_id
 JOIN contexts AS x ON x.id = r.context_id
 LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent;
 
+-- The reports. Their SQL stands in reports.py, where it is used with filters, too: `cog -r` writes it anew.
+-- [[[cog
+-- from indexer import reports
+-- cog.out("\n" + "\n".join(reports.views()) + "\n")
+-- ]]]
+
+-- One row per local day.
+CREATE VIEW daily_usage AS
+SELECT
+  date(u.local_day * 86400, 'unixepoch') AS day,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+GROUP BY u.local_day;
+
+-- One row per local week, by its first day.
+CREATE VIEW weekly_usage AS
+SELECT
+  date((u.local_day - (
+    u.local_day + 10 - coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'start_of_week'), 0)
+  ) % 7) * 86400, 'unixepoch') AS week,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+GROUP BY u.local_day - (
+    u.local_day + 10 - coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'start_of_week'), 0)
+  ) % 7;
+
+-- One row per local month.
+CREATE VIEW monthly_usage AS
+SELECT
+  strftime('%Y-%m', u.local_at / 1000, 'unixepoch') AS month,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+GROUP BY strftime('%Y-%m', u.local_at / 1000, 'unixepoch');
+
+-- One row per local hour.
+CREATE VIEW hourly_usage AS
+SELECT
+  strftime('%Y-%m-%dT%H:00', u.local_at / 1000, 'unixepoch')
+  || printf(
+    '%s%02d:%02d', CASE WHEN u.local_at < u.at THEN '-' ELSE '+' END,
+    abs(u.local_at - u.at) / 3600000, abs(u.local_at - u.at) / 60000 % 60
+  ) AS hour,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+GROUP BY u.local_at / 3600000, u.local_at - u.at;
+
+-- One row per session, its subagents included.
+CREATE VIEW session_usage AS
+SELECT
+  s.session_id AS session_id,
+  p.path AS project,
+  s.title AS title,
+  strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
+  coalesce(h.responses, 0) AS shared_responses,
+  coalesce(h.others, '[]') AS shared_with,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN sessions AS s ON s.id = u.session_id
+JOIN projects AS p ON p.id = s.project_id
+LEFT JOIN (
+  WITH copies AS (
+    SELECT DISTINCT o.id AS id, o.session_id AS owner_id, x.session_id AS other_id
+    FROM (
+      SELECT response_id
+      FROM record_usage
+      WHERE part = 0
+      GROUP BY response_id
+      HAVING min(record_id >> 40) < max(record_id >> 40)
+    ) AS d
+    CROSS JOIN responses AS o ON o.id = d.response_id
+    CROSS JOIN record_usage AS y ON y.response_id = o.id
+    CROSS JOIN records AS r ON r.id = y.record_id
+    CROSS JOIN contexts AS x ON x.id = r.context_id AND x.session_id <> o.session_id
+  )
+  SELECT c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others
+  FROM (
+    SELECT id, owner_id AS session_id, other_id FROM copies
+    UNION ALL
+    SELECT id, other_id, owner_id FROM copies
+  ) AS c
+  JOIN sessions AS e ON e.id = c.other_id
+  GROUP BY c.session_id
+) AS h ON h.session_id = u.session_id
+GROUP BY u.session_id;
+
+-- One row per project.
+CREATE VIEW project_usage AS
+SELECT
+  p.path AS project,
+  p.name AS name,
+  strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN sessions AS s ON s.id = u.session_id
+JOIN projects AS p ON p.id = s.project_id
+GROUP BY p.id;
+
+-- One row per model.
+CREATE VIEW model_usage AS
+SELECT
+  m.name AS model,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+GROUP BY m.id;
+
+-- One row per type of subagent; NULL: the main conversation.
+CREATE VIEW agent_usage AS
+SELECT
+  CASE WHEN u.is_sidechain
+    THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown')
+  END AS agent,
+  count(DISTINCT CASE WHEN u.is_sidechain THEN u.session_id || ' ' || x.agent END) AS runs,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN contexts AS x ON x.id = u.context_id
+LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent
+GROUP BY CASE WHEN u.is_sidechain
+    THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown')
+  END;
+
+-- One row per skill that responses are attributed to; NULL: none.
+CREATE VIEW skill_usage AS
+SELECT
+  x.skill AS skill,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN contexts AS x ON x.id = u.context_id
+GROUP BY x.skill;
+
+-- One row per mcp_server that responses are attributed to; NULL: none.
+CREATE VIEW mcp_server_usage AS
+SELECT
+  x.mcp_server AS mcp_server,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN contexts AS x ON x.id = u.context_id
+GROUP BY x.mcp_server;
+
+-- One row per plugin that responses are attributed to; NULL: none.
+CREATE VIEW plugin_usage AS
+SELECT
+  x.plugin AS plugin,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN contexts AS x ON x.id = u.context_id
+GROUP BY x.plugin;
+
+-- One row per tool: its calls, and the usage of the responses that call it.
+CREATE VIEW tool_usage AS
+WITH calls AS (
+  SELECT
+    u.*,
+    CASE WHEN u.web_searches > 0 THEN
+      u.web_searches * (SELECT r.web_search / r.web_searches FROM response_costs AS r WHERE r.id = u.response_id)
+    END AS fee_nano,
+    row_number() OVER (PARTITION BY u.name, u.duration_ms IS NULL ORDER BY u.duration_ms) AS n,
+    count(u.duration_ms) OVER (PARTITION BY u.name) AS total,
+    CASE row_number() OVER (PARTITION BY u.name, u.response_id) WHEN 1 THEN u.response_id END AS caller_id
+  FROM local_calls AS u
+)
+SELECT
+  c.name AS tool,
+  max(c.mcp_server) AS mcp_server,
+  count(*) AS calls,
+  coalesce(sum(c.is_error), 0) AS errors,
+  1.0 * sum(c.is_error) / count(c.is_error) AS error_rate,
+  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total + 1) / 2 THEN c.duration_ms END) AS median_ms,
+  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total * 95 + 99) / 100 THEN c.duration_ms END) AS p95_ms,
+  coalesce(sum(c.result_bytes), 0) AS result_bytes,
+  sum(c.web_searches) AS web_searches,
+  coalesce(sum(c.fee_nano), 0) / 1e9 AS web_search_cost_usd,
+  coalesce(sum(u.input_tokens), 0) AS input_tokens,
+  coalesce(sum(u.output_tokens), 0) AS output_tokens,
+  coalesce(sum(u.cache_creation_tokens), 0) AS cache_creation_tokens,
+  coalesce(sum(u.cache_read_tokens), 0) AS cache_read_tokens,
+  coalesce(sum(u.total_tokens), 0) AS total_tokens,
+  coalesce(sum(u.cost_nano) / 1e9, NULL) AS cost_usd,
+  coalesce(sum(u.responses), 0) AS responses,
+  coalesce(count(DISTINCT u.session_id), 0) AS sessions,
+  coalesce(json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL), '[]') AS models,
+  coalesce(sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END), 0) AS unpriced_tokens,
+  coalesce(sum(u.is_undercounted), 0) AS undercounted_responses
+FROM calls AS c
+LEFT JOIN local_usage AS u ON u.id = c.caller_id
+LEFT JOIN models AS m ON m.id = c.model_id
+GROUP BY c.name;
+
+-- One row per window of five hours in which something was used, and per gap between two.
+CREATE VIEW blocks AS
+WITH RECURSIVE starts AS (
+  SELECT min(at) AS first_at FROM responses
+  UNION ALL
+  SELECT (SELECT min(r.at) FROM responses AS r WHERE r.at > s.first_at / 3600000 * 3600000 + 18000000)
+  FROM starts AS s
+  WHERE s.first_at IS NOT NULL
+), windows AS (
+  SELECT
+    s.first_at / 3600000 * 3600000 AS at,
+    s.first_at / 3600000 * 3600000 + 18000000 AS end_at,
+    s.first_at AS first_at,
+    (SELECT max(r.at) FROM responses AS r WHERE r.at <= s.first_at / 3600000 * 3600000 + 18000000) AS last_at,
+    lead(s.first_at) OVER (ORDER BY s.first_at) AS next_at,
+    s.first_at / 3600000 * 3600000 + coalesce(
+      (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= s.first_at ORDER BY z.from_at DESC LIMIT 1), 0
+    ) AS local_at
+  FROM starts AS s
+  WHERE s.first_at IS NOT NULL
+), used AS (
+  SELECT
+    w.at, w.end_at, w.first_at, w.last_at,
+    (w.last_at - w.first_at) / 60000.0 AS minutes,
+    sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+  FROM windows AS w
+  CROSS JOIN local_usage AS u ON u.at >= w.first_at AND u.at <= w.end_at
+  JOIN models AS m ON m.id = u.model_id
+  GROUP BY w.at
+), clock AS (
+  SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS now
+), told AS (
+  SELECT
+    u.*,
+    c.now - u.last_at < 18000000 AND c.now < u.end_at AS is_active,
+    round((u.end_at - c.now) / 60000.0) AS minutes_to_go
+  FROM used AS u
+  CROSS JOIN clock AS c
+)
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS block,
+  strftime('%Y-%m-%dT%H:%M:%fZ', end_at / 1000.0, 'unixepoch') AS end_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', first_at / 1000.0, 'unixepoch') AS first_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', last_at / 1000.0, 'unixepoch') AS last_at,
+  is_active,
+  0 AS is_gap,
+  input_tokens,
+  output_tokens,
+  cache_creation_tokens,
+  cache_read_tokens,
+  total_tokens,
+  cost_usd,
+  responses,
+  sessions,
+  models,
+  unpriced_tokens,
+  undercounted_responses,
+  CASE WHEN minutes > 0 THEN total_tokens / minutes END AS tokens_per_minute,
+  CASE WHEN minutes > 0 THEN cost_usd / minutes * 60 END AS cost_usd_per_hour,
+  CASE WHEN is_active THEN CAST(minutes_to_go AS INTEGER) END AS minutes_left,
+  CASE WHEN is_active AND minutes > 0
+    THEN CAST(round(total_tokens + total_tokens / minutes * minutes_to_go) AS INTEGER)
+  END AS projected_total_tokens,
+  CASE WHEN is_active AND minutes > 0 THEN cost_usd + cost_usd / minutes * minutes_to_go END AS projected_cost_usd
+FROM told
+UNION ALL
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch'),
+  strftime('%Y-%m-%dT%H:%M:%fZ', end_at / 1000.0, 'unixepoch'),
+  NULL, NULL, 0, 1, 0, 0, 0, 0, 0, NULL, 0, 0, '[]', 0, 0, NULL, NULL, NULL, NULL, NULL
+FROM (
+  SELECT w.last_at + 18000000 AS at, w.next_at AS end_at, w.last_at + 18000000 + w.local_at - w.at AS local_at
+  FROM windows AS w
+  WHERE w.next_at - w.last_at > 18000000
+) AS g;
+
+-- [[[end]]]
+
 -- Responses with their local time, and what they cost in nanodollars: what every report sums.
 CREATE VIEW local_usage AS
 SELECT
   r.id AS id,
   r.at AS at,
-  r.at + coalesce(
-    (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= r.at ORDER BY z.from_at DESC LIMIT 1), 0
-  ) AS local_at,
+  r.local_at AS local_at,
+  r.local_at / 86400000 AS local_day,
   r.session_id AS session_id,
   r.context_id AS context_id,
   r.model_id AS model_id,
@@ -148,10 +543,18 @@ SELECT
   r.output_tokens AS output_tokens,
   r.cache_write_tokens AS cache_creation_tokens,
   r.cache_read_tokens AS cache_read_tokens,
+  r.input_tokens + r.output_tokens + r.cache_write_tokens + r.cache_read_tokens AS total_tokens,
   r.input + r.output + r.cache_write + r.cache_read + r.web_search AS cost_nano,
   r.recorded_nano AS recorded_nano,
   r.is_undercounted AS is_undercounted
-FROM response_costs AS r;
+FROM (
+  SELECT
+    c.*,
+    c.at + coalesce(
+      (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= c.at ORDER BY z.from_at DESC LIMIT 1), 0
+    ) AS local_at
+  FROM response_costs AS c
+) AS r;
 
 -- Tool calls with their local time: what the report on tools counts.
 CREATE VIEW local_calls AS
