@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import takewhile
 
 import orjson
 
@@ -31,7 +32,8 @@ BROKEN = "broken JSON"
 NOT_AN_OBJECT = "not an object"
 NO_TYPE = "no type"
 TOO_DEEP = "nested too deeply"
-TORN = "torn"
+# What is said of JSON that is not torn.
+_WHOLE = ("", NOT_AN_OBJECT, NO_TYPE)
 
 # What a record found behind a broken part must be: content blocks and tool results are objects with a type as well.
 RECORD_TYPES = frozenset(
@@ -133,10 +135,17 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def is_complete(line: bytes) -> bool:
-    """Whether a final line without its newline is JSON to its end, and so may be used before the newline comes."""
+def usable(line: bytes) -> bytes:
+    """What may be used of a final line before its newline comes: all of it, or the records it begins with.
+
+    What stands behind a record may be torn: the record was used before the rest was written. Nothing of the rest is
+    used, because it may turn out to be part of a record that encloses it.
+    """
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:
-        return all(piece.record is not None or piece.reason in (NOT_AN_OBJECT, NO_TYPE) for piece in _scan(line))
-    return True
+        found = _scan(line)
+        whole = list(takewhile(lambda piece: not piece.is_recovered and piece.reason in _WHOLE, found))
+        if len(whole) < len(found):
+            return line[: whole[-1].end] if whole and whole[0].record is not None else b""
+    return line

@@ -18,6 +18,7 @@ KEPT_FILES = 5
 # A refresh that takes longer is worth a line; one that found nothing new is not.
 SLOW_SECONDS = 1.0
 
+_NAME = "cm"
 _DEFAULT_LEVEL = "INFO"
 _is_verbose = False
 
@@ -37,13 +38,15 @@ def logger() -> logging.Logger:
     """The `cm` logger; a log that cannot be written is said once on stderr and otherwise done without."""
     import logging
 
-    found = logging.getLogger("cm")
-    if not found.handlers:
+    found = logging.getLogger(_NAME)
+    # A program that this is part of may have added handlers of its own.
+    if not any(handler.name == _NAME for handler in found.handlers):
+        ours = [_file(), _stderr()] if _is_verbose else [_file()]
+        for handler in ours:
+            handler.name = _NAME
+            found.addHandler(handler)
         found.propagate = False
-        found.addHandler(_file())
-        if _is_verbose:
-            found.addHandler(_stderr())
-        found.setLevel(min(handler.level for handler in found.handlers))
+        found.setLevel(min(handler.level for handler in ours))
     return found
 
 

@@ -139,8 +139,11 @@ def assemble(
 
 
 def _model(values: Sequence[int]) -> ModelMetrics:
-    costs = [value / NANO for value in values[4:9]]
-    return ModelMetrics(*values[:4], *costs, sum(values[4:9]) / NANO, values[9])
+    found = ModelMetrics(values[0], values[1], values[2], values[3], message_count=values[9])
+    found.input_cost, found.output_cost = values[4] / NANO, values[5] / NANO
+    found.cache_write_cost, found.cache_read_cost = values[6] / NANO, values[7] / NANO
+    found.web_search_cost, found.total_cost = values[8] / NANO, sum(values[4:9]) / NANO
+    return found
 
 
 def _fill(target: ClaudeMetrics | ProjectMetrics, values: Sequence[int]) -> None:

@@ -15,6 +15,9 @@ FORMATS = ("table", "json", "jsonl", "csv", "tsv", "markdown")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL_OR_BREAK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+# JSON leaves these as they are; in strings, and nowhere else can they be, they may be escaped.
+_CONTROL_IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
 _AMOUNT = re.compile(r"\$?[\d,]+(\.\d+)?|unpriced")
 
 
@@ -32,7 +35,8 @@ def dumps(value: Any, indent: bool = False) -> str:
     """JSON text, keys in their order."""
     import orjson
 
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 if indent else 0).decode()
+    text = orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 if indent else 0).decode()
+    return _CONTROL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
@@ -75,7 +79,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) ->
 
 def _is_number(value: Any) -> bool:
     """Numbers, and what was made of them for people."""
-    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and _AMOUNT.fullmatch(value))
+    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and bool(_AMOUNT.fullmatch(value)))
 
 
 def _cell(value: Any, style: str) -> str:

@@ -82,7 +82,7 @@ def run(
         if cursor.description is None:
             raise BadInput("that statement returns nothing; only a SELECT can be asked")
         return [column[0] for column in cursor.description], cursor.fetchall()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OverflowError) as error:
         raise BadInput(_tell(error, denied, seconds)) from error
     except sqlite3.Warning as error:
         raise BadInput("only one statement at a time can be asked") from error
@@ -91,7 +91,7 @@ def run(
         connection.set_authorizer(None)
 
 
-def _tell(error: sqlite3.Error, denied: list[str], seconds: float) -> str:
+def _tell(error: Exception, denied: list[str], seconds: float) -> str:
     if denied:
         return f"only reading is allowed here: {denied[0]}"
     if "interrupted" in str(error):
@@ -107,7 +107,9 @@ def _authorize(action: tuple[Any, ...], denied: list[str]) -> int:
         if str(first).lower() in _PRAGMAS and (second is None or str(first).lower().endswith(("info", "list"))):
             return sqlite3.SQLITE_OK
         denied.append(f"PRAGMA {first} is refused")
-    elif code in _READS:
+    elif code in _READS or (code == sqlite3.SQLITE_UPDATE and first == "sqlite_master"):
+        # SQLite asks for the latter when a query names json_each or a full-text table for the first time; to really
+        # update it needs a pragma that is refused.
         return sqlite3.SQLITE_OK
     else:
         denied.append("the statement would change something")

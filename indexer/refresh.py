@@ -167,7 +167,7 @@ def _refresh(
     _note_unreadable(connection, found, summary)
     known = _known(connection, found.places if paths else None)
     plan = _plan(found, known, full, summary)
-    plan.gone = _gone(connection, found, known, paths)
+    plan.gone = _gone(found, known, roots)
     summary.phases["discover"] = clock.lap()
     if plan.is_empty() and not _is_loading(connection):
         summary.files_unchanged = len(found.files)
@@ -276,15 +276,15 @@ def _discover_paths(roots: Sequence[str], paths: Sequence[str]) -> Discovery:
     return found.finish()
 
 
-def _gone(
-    connection: sqlite3.Connection, found: Discovery, known: dict[str, Checkpoint], paths: Sequence[str]
-) -> dict[str, Checkpoint]:
+def _gone(found: Discovery, known: dict[str, Checkpoint], roots: Sequence[str]) -> dict[str, Checkpoint]:
     """Transcripts of the roots walked that are not there any more; what could not be looked at is not gone."""
     seen = {store.display_path(file.path) for file in found.files}
     missing = [path for path, row in known.items() if path not in seen and not row.is_gone]
     if not missing:
         return {}
-    blind = tuple(f"{store.display_path(path)}{os.sep}" for path in found.unreadable)
+    # A root that was unmounted during the walk is not a root whose transcripts are gone.
+    unmounted = [root for root in roots if not os.path.isdir(os.path.join(root, "projects"))]
+    blind = tuple(f"{store.display_path(path)}{os.sep}" for path in [*found.unreadable, *unmounted])
     places = tuple(f"{store.display_path(place)}{os.sep}" for place in found.places)
     exact = {store.display_path(place) for place in found.places}
     return {

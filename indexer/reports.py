@@ -252,7 +252,7 @@ REPORTS = {
         "block",
         "",
         "w.at",
-        "1",
+        "1, end_at",
         is_timeline=True,
         form=blocks.FORM,
     ),
@@ -357,7 +357,8 @@ def break_down(connection: sqlite3.Connection, report: Report, query: Query, fou
         summed = {name: part[name] for name in ("model", *SUMS) if name in part and name != "models"}
         by_key.setdefault(tuple(part[key] for key in keys), []).append(summed)
     for row in found:
-        row["breakdown"] = by_key.get(tuple(row[key] for key in keys), [])
+        # A gap may begin with the block that ends it.
+        row["breakdown"] = [] if row.get("is_gap") else by_key.get(tuple(row[key] for key in keys), [])
 
 
 def _readable(row: Row) -> Row:

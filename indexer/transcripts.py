@@ -120,15 +120,16 @@ def _look_ahead(parser: Parser, descriptor: int, data: bytes, size: int) -> None
 
 
 def _usable(data: bytes) -> bytes:
-    return data if data.endswith(b"\n") or lines.is_complete(data) else b""
+    return data if data.endswith(b"\n") else lines.usable(data)
 
 
 def _tail(part: Part, parser: Parser, data: bytes, offset: int) -> None:
     """Takes in a final line that has no newline yet, if it is whole; it is read again when the file grows."""
-    if not lines.is_complete(data):
+    used = lines.usable(data)
+    if not used:
         part.tail = "pending"
         return
-    batch = parser.feed(data, offset)
+    batch = parser.feed(used, offset)
     part.tail = "indexed" if batch.indexed_lines else "skipped"
     part.batch.take(batch)
     part.state = (parser.session, parser.first_at, *part.state[2:])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 from . import metrics, naive
 from .discovery import Found
 from .parser import OFFSET_BITS
@@ -33,13 +36,13 @@ JOIN files AS f ON f.id = w.id >> 40
 _ABSENT = f"""
 SELECT u.response_id, count(*)
 FROM record_usage AS u
-WHERE u.record_id >> {OFFSET_BITS} NOT IN (SELECT id FROM files WHERE {_PRESENT})
+WHERE u.record_id >> {OFFSET_BITS} NOT IN (SELECT value FROM json_each(:present))
 GROUP BY u.response_id
 """
-_KEPT = f"""
+_KEPT = """
 SELECT
-  (SELECT count(*) FROM files WHERE NOT ({_PRESENT})) AS sources,
-  (SELECT count(*) FROM records WHERE file_id NOT IN (SELECT id FROM files WHERE {_PRESENT})) AS records
+  (SELECT count(*) FROM files WHERE size >= 0 AND id NOT IN (SELECT value FROM json_each(:present))) AS sources,
+  (SELECT count(*) FROM records WHERE file_id NOT IN (SELECT value FROM json_each(:present))) AS records
 """
 # More than these are counted, not listed.
 _LISTED = 100
@@ -70,14 +73,18 @@ def verify(connection: sqlite3.Connection) -> Report:
     """Compares the index with a reading of every present transcript up to where the index stands."""
     report, history = Report(), naive.History()
     with snapshot(connection):
-        for path, root, size, mtime_ns, inode, device, file_id in connection.execute(_FILES).fetchall():
+        # A root that was not looked at may have vanished with all that is below it.
+        files = [row for row in connection.execute(_FILES).fetchall() if os.path.exists(real_path(row[0]))]
+        present = {"present": json.dumps([row[-1] for row in files])}
+        for path, root, size, mtime_ns, inode, device, file_id in files:
             history.add(Found(real_path(path), root, size, mtime_ns, inode, device))
             _compare_records(connection, report, history, path, file_id)
             report.files += 1
         for path, reason in history.failures.items():
             report.differs(f"{path}: cannot be read again: {reason}")
-        absent = dict(connection.execute(_ABSENT).fetchall())
-        _compare_responses(connection, report, history, absent)
+        absent = dict(connection.execute(_ABSENT, present).fetchall())
+        kept = _compare_responses(connection, report, history, absent)
+        report.kept = _kept(connection, present, kept)
         _compare_totals(connection, report, history, absent)
     return report
 
@@ -107,7 +114,8 @@ def _compare_records(
 
 def _compare_responses(
     connection: sqlite3.Connection, report: Report, history: naive.History, absent: dict[int, int]
-) -> None:
+) -> list[dict[str, Any]]:
+    """Compares the responses; returns those that only the index has, because their sources are not there."""
     cursor = connection.execute(_RESPONSES)
     names = [column[0] for column in cursor.description]
     indexed = {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
@@ -129,12 +137,14 @@ def _compare_responses(
     kept = [response_id for response_id in indexed if response_id in absent]
     for response_id in indexed.keys() - set(kept):
         report.differs(f"response {indexed[response_id]['key']}: indexed, but no transcript has it")
-    report.kept = _kept(connection, [indexed[response_id] for response_id in kept])
+    return [indexed[response_id] for response_id in kept]
 
 
-def _kept(connection: sqlite3.Connection, responses: list[dict[str, Any]]) -> dict[str, Any]:
+def _kept(
+    connection: sqlite3.Connection, present: dict[str, str], responses: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What the index alone still knows: of transcripts that are gone, rewritten or merged from elsewhere."""
-    sources, records = connection.execute(_KEPT).fetchone()
+    sources, records = connection.execute(_KEPT, present).fetchone()
     tokens = sum(value for response in responses for name, value in response.items() if name.endswith("_tokens"))
     tokens -= sum(response["cache_write_1h_tokens"] for response in responses)  # part of cache_write_tokens
     return {

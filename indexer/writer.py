@@ -298,28 +298,32 @@ class Writer:
 
         What matches nothing stays, with its numbers: it was paid for.
         """
-        finished = "SELECT id, replaces FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ?"
-        is_settled = False
-        while row := self._execute(f"{finished} ORDER BY id LIMIT 1", (_UNFINISHED,)).fetchone():
-            self._settle_generation(*row)
-            is_settled = True
-        if is_settled:
-            for sql in _EMPTIED:
-                self._execute(sql)
+        finished = "SELECT id, replaces FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ? ORDER BY id"
+        settled = self._execute(finished, (_UNFINISHED,)).fetchall()
+        if not settled:
+            return
+        self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY, new_id INTEGER)")
+        paths = dict(self._execute("SELECT id, path FROM files WHERE host_id = 1"))
+        # What an earlier generation alone still had may have come back.
+        earlier: dict[str, list[int]] = {}
+        for (old,) in self._execute("SELECT id FROM files WHERE host_id = 1 AND replaced_at IS NOT NULL").fetchall():
+            earlier.setdefault(paths[old], []).append(old)
+        for new, replaced in settled:
+            for old in earlier.get(paths[replaced], []):
+                if old < new:
+                    self._settle_generation(new, old)
+            self._execute("UPDATE files SET replaces = NULL WHERE id = ?", (new,))
+        for sql in _EMPTIED:
+            self._execute(sql)
 
     def _settle_generation(self, new: int, old: int) -> None:
-        span = {"n": new, "o": old, "bits": OFFSET_BITS}
-        self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY, new_id INTEGER)")
-        self._execute(_MATCHED, span)
+        start, end = old << OFFSET_BITS, (old + 1) << OFFSET_BITS
+        self._execute(_MATCHED, {"start": start, "end": end, "n": new, "bits": OFFSET_BITS})
         self._execute(_SAY_LESS)
         self._forget("SELECT id FROM temp.matched", {})
         self._execute("DELETE FROM temp.matched")
-        self._execute("DELETE FROM skipped_lines WHERE id >> :bits = :o", {"o": old, "bits": OFFSET_BITS})
-        # One that was itself replaced before it was read to its end leaves the one before it to this one.
-        self._execute("UPDATE files SET replaces = (SELECT replaces FROM files WHERE id = ?) WHERE id = ?", (old, new))
-        self._execute("UPDATE files SET replaces = NULL WHERE id = ?", (old,))
-        left = "SELECT 1 FROM records WHERE id >= ? AND id < ? LIMIT 1"
-        if not self._execute(left, (old << OFFSET_BITS, (old + 1) << OFFSET_BITS)).fetchone():
+        self._execute("DELETE FROM skipped_lines WHERE id >= ? AND id < ?", (start, end))
+        if not self._execute("SELECT 1 FROM records WHERE id >= ? AND id < ? LIMIT 1", (start, end)).fetchone():
             self._execute("DELETE FROM files WHERE id = ?", (old,))
 
 
@@ -327,7 +331,7 @@ _MATCHED = """
 INSERT INTO temp.matched
 WITH old AS (
   SELECT id, coalesce(uuid, digest) AS same, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
-  FROM records WHERE id >= :o << :bits AND id < (:o + 1) << :bits
+  FROM records WHERE id >= :start AND id < :end
 ), new AS (
   SELECT id, coalesce(uuid, digest) AS same, row_number() OVER (PARTITION BY uuid, digest ORDER BY id) AS n
   FROM records WHERE id >= :n << :bits AND id < (:n + 1) << :bits

@@ -58,11 +58,21 @@ def _execute(arguments: list[str], **changes: str) -> str:
 
 
 def run(*commands: str) -> str:
-    """A console block of cm commands, with what they print."""
+    """A console block of cm commands, with what they print, and of lines for the shell between them."""
     lines = ["```console"]
     for command in commands:
-        lines += [f"$ {command}", _execute(["-m", "indexer", *shlex.split(command)[1:]])]
+        lines.append(f"$ {command}")
+        if command.startswith("cm "):
+            lines.append(_execute(["-m", "indexer", *shlex.split(command)[1:]]))
+        else:
+            subprocess.run(command, shell=True, check=True, cwd=_home(), env={"HOME": str(_home())})  # noqa: S602  # ours
     return "\n".join([*lines, "```"])
+
+
+def a_transcript() -> str:
+    """Where one of the made-up transcripts is, as the shell understands it."""
+    found = min(path for path in _home().glob(".claude/projects/*/*.jsonl") if path.read_bytes().endswith(b"\n"))
+    return f"~/{found.relative_to(_home())}"
 
 
 def screenshot(command: str, file: Path) -> None:
@@ -92,7 +102,8 @@ def all_help() -> str:
     """The help of every command, under its name."""
     from indexer.cli import COMMANDS
 
-    return "\n\n".join(f"### `cm {name}`\n\n{help(name)}" for name in COMMANDS)
+    parts = [f"<details><summary><code>cm {name}</code></summary>\n\n{help(name)}\n\n</details>" for name in COMMANDS]
+    return "\n\n".join([f"```\n{_execute(['-m', 'indexer', '--help'])}\n```", *parts])
 
 
 def schema() -> str:

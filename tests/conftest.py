@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / f"xdg-{name.lower()}"))
     monkeypatch.setenv("CM_DB", str(tmp_path / "index" / "cm.db"))
     monkeypatch.setenv("CM_LOG", str(tmp_path / "log" / "cm.log"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_log() -> Iterator[None]:
+    """A log that one test opened is not the next one's."""
+    yield
+    logger = logging.getLogger("cm")
+    for handler in logger.handlers[:]:
+        if handler.name == "cm":
+            logger.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def health() -> dict[str, Any]:
 
 
 @functools.cache
-def empty_index() -> bytes:
+def empty_index(prices_file: str) -> bytes:
     """The file of an index without transcripts: to make its tables takes longer than an example of a property."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLAUDE_CONFIG_DIR", folder)
@@ -110,4 +110,4 @@ def forget() -> None:
     for suffix in ("-wal", "-shm"):
         Path(path + suffix).unlink(missing_ok=True)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    Path(path).write_bytes(empty_index())
+    Path(path).write_bytes(empty_index(config.prices_file()))

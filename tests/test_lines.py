@@ -12,7 +12,7 @@ from builders import ABSENT, SESSION, agent_progress, assistant, chained, line, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.lines import BLANK, BROKEN, NO_TYPE, NOT_AN_OBJECT, NUL_BYTES, TOO_DEEP, is_complete, pieces
+from indexer.lines import BLANK, BROKEN, NO_TYPE, NOT_AN_OBJECT, NUL_BYTES, TOO_DEEP, pieces, usable
 from indexer.parser import OFFSET_BITS, RANK_SHIFT, RECOVERED, Batch, Parser
 
 MTIME = 1_700_000_000_000
@@ -202,18 +202,23 @@ def test_no_line_takes_long(data):
 # Whether a last line without its newline may be used
 
 
-@pytest.mark.parametrize("data", [A, A + B, b"[]", b"{}", b"\xef\xbb\xbf" + A, A + b"\0\0", A.replace(b"one", b"\xff")])
-def test_a_last_line_that_is_whole_may_be_used(data):
-    assert is_complete(data)
+@pytest.mark.parametrize("data", [A, A + B, b"[]", b"{}", b"\xef\xbb\xbf" + A, A + b"\0\0", A + KILLED])
+def test_a_last_line_that_is_whole_or_begins_with_a_record_may_be_used(data):
+    assert usable(data)
 
 
-@pytest.mark.parametrize("data", [KILLED, A + KILLED, KILLED + B, b"{", b" ", b"\0\0", b"[" * DEEP])
+@pytest.mark.parametrize("data", [KILLED, KILLED + B, b"{}{", b"{", b" ", b"\0\0", b"[" * DEEP])
 def test_a_last_line_that_is_not_whole_waits(data):
-    assert not is_complete(data)
+    assert not usable(data)
+
+
+def test_of_a_last_line_with_a_torn_end_only_the_records_that_it_begins_with_are_used():
+    assert usable(A + KILLED) == A
+    assert usable(A + b'{"type":"progress","data":' + B) == A, "B may turn out to be part of a record"
 
 
 def test_no_beginning_of_a_record_is_taken_for_a_whole_one():
-    assert [cut for cut in range(1, len(A)) if is_complete(A[:cut])] == []
+    assert [cut for cut in range(1, len(A)) if usable(A[:cut])] == []
 
 
 # What the parser makes of lines
@@ -402,7 +407,7 @@ PARTS += [b"{", b"}", b'"', b"\\", b"NaN", b'{"type":"user"', b'{"type":"zeta"}'
 @given(st.binary(max_size=200))
 def test_no_bytes_make_it_fail(data):
     check_places(data)
-    is_complete(data)
+    usable(data)
     check_batch(data)
 
 
@@ -429,7 +434,9 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "id"]), inner),
     max_leaves=6,
 )
-RECORDS = [assistant(tool_use_block) for tool_use_block in ({"type": "tool_use", "id": "t", "name": "Task", "input": {}},)]
+RECORDS = [
+    assistant(tool_use_block) for tool_use_block in ({"type": "tool_use", "id": "t", "name": "Task", "input": {}},)
+]
 RECORDS += [assistant(usage=usage(iterations=[{"type": "advisor_message", "model": "m", "input_tokens": 1}]))]
 RECORDS += [user([text()]), tool_result("t", [text()], result={"searchCount": 1, "agentId": "a"}), agent_progress()]
 RECORDS += [chained("attachment", attachment={"type": "x", "prompt": "y"}), chained("system", subtype="x")]

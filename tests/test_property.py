@@ -297,15 +297,19 @@ def pieces(data: bytes) -> Iterator[tuple[int, Record, bool]]:
         position = end
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether a last line without its newline may be used."""
+def usable(data: bytes) -> bytes:
+    """What may be used of a last line without its newline: the whole values it begins with, if the first is a record."""
+    decoder, text, position = json.JSONDecoder(), data.decode("utf-8", "ignore"), 0
+    values = []
     try:
-        decoder, text, position = json.JSONDecoder(), data.decode().rstrip(), 0
-        while position < len(text):
-            position = decoder.raw_decode(text, position)[1]
+        while text[position:].strip():
+            position += len(text[position:]) - len(text[position:].lstrip())
+            value, position = decoder.raw_decode(text, position)
+            values.append(value)
     except ValueError:
-        return False
-    return bool(text)
+        if not values or not isinstance(values[0], dict) or not isinstance(values[0].get("type"), str):
+            return b""
+    return text[:position].encode()
 
 
 class Reading:
@@ -324,8 +328,8 @@ class Reading:
         found: list[tuple[int, Record, bool]] = []
         offset = 0
         for raw in data.split(b"\n"):
-            if offset + len(raw) < len(data) or is_whole(raw):
-                found += [(offset + start, record, is_broken) for start, record, is_broken in pieces(raw)]
+            used = raw if offset + len(raw) < len(data) else usable(raw)
+            found += [(offset + start, record, is_broken) for start, record, is_broken in pieces(used)]
             offset += len(raw) + 1
         first_session = next((r["sessionId"] for _, r, _ in found if is_text(r.get("sessionId"))), None)
         times = [moment(r.get("timestamp")) for _, r, _ in found]

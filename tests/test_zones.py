@@ -88,10 +88,8 @@ def week_of(start: int) -> Callable[[datetime], str]:
 
 
 def hour(at: datetime) -> str:
-    # Of a zone at :30, an hour of the clock begins at half past an hour of UTC.
-    return at.replace(minute=0, second=0, microsecond=0, tzinfo=None).isoformat(timespec="minutes") + at.strftime("%z")[
-        :3
-    ] + ":" + at.strftime("%z")[3:]
+    """The full hour on the clock, and the offset that holds at the time itself: a change may come at half past."""
+    return f"{at:%Y-%m-%dT%H:00}{at.isoformat()[-6:]}"
 
 
 @pytest.mark.parametrize("zone", [*ZONES, *TORN, "UTC"])
@@ -175,9 +173,7 @@ def test_the_views_follow_the_configured_zone_at_the_next_refresh(
     assert days(db) == ["2026-10-01"]
 
 
-def test_the_views_weeks_follow_the_configured_day(
-    evening: Home, db: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_views_weeks_follow_the_configured_day(evening: Home, db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CM_TIMEZONE", "UTC")
     for day, week in (("monday", "2026-09-28"), ("sunday", "2026-09-27"), ("thursday", "2026-10-01")):
         monkeypatch.setenv("CM_START_OF_WEEK", day)
@@ -225,8 +221,8 @@ def test_without_a_setting_the_systems_zone_counts_however_it_is_written(
 
 
 def test_a_zone_there_is_not_is_an_error_in_one_line(evening: Home, run_cm: RunCm) -> None:
-    for given, env in ((["-z", "Mars/Olympus"], {}), ([], {"CM_TIMEZONE": "Mars/Olympus"})):
-        found = run_cm("daily", "--json", *given, env=env)
+    for options, env in ((["-z", "Mars/Olympus"], {}), ([], {"CM_TIMEZONE": "Mars/Olympus"})):
+        found = run_cm("daily", "--json", *options, env=env)
         assert (found.returncode, found.stdout) == (1, "")
         assert "Mars/Olympus" in found.stderr
         assert found.stderr.count("\n") == 1

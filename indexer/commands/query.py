@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import click
@@ -12,6 +13,8 @@ from ..cli import index_options, json_option
 from ..errors import BadInput
 from ..output import FORMATS, dumps, render
 from .common import open_index
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 
 
 @click.command()
@@ -51,13 +54,11 @@ def query(
 
 
 def _value(text: str) -> int | float | str:
-    """Numbers as numbers: SQLite compares '5' and 5 as different."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """Numbers as numbers: SQLite compares '5' and 5 as different. An id such as 0012 or 12e4 is none."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    number = float(text) if "." in text else int(text)
+    return number if isinstance(number, float) or -(1 << 63) <= number < 1 << 63 else text
 
 
 @click.command()

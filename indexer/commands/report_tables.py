@@ -187,7 +187,7 @@ def _total(report: Report, found: Sequence[Row]) -> Row:
 def _notes(connection: sqlite3.Connection, report: Report, found: Sequence[Row], query: Query) -> list[str]:
     notes = ["Costs are what the API would charge; a subscription is not billed this way."]
     if report.key == "tool":
-        notes.append("Cost is that of the responses that call the tool; one that calls two tools counts for both.")
+        notes.append("Cost is of the responses that call a tool; one that calls two counts for both.")
         notes.append("Times are from the call to its result: waiting for a permission counts.")
     if any(row["unpriced_tokens"] for row in found):
         notes.append(_unpriced(connection, query))

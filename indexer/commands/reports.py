@@ -12,7 +12,7 @@ from .. import completion, config, filters, settings, zones
 from .. import reports as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
-from ..output import dumps, render
+from ..output import dumps, printable, render
 from ..store import snapshot
 from .common import open_index
 
@@ -33,9 +33,9 @@ _BY = {"agent": "agents", "skill": "skills", "mcp-server": "mcp-servers", "plugi
 
 
 def _run(name: str, options: Options) -> None:
+    zone = config.timezone(options["timezone"])
     connection = open_index(options["db"], options["roots"], options["no_refresh"], name)
     try:
-        zone = config.timezone(options["timezone"])
         if options["timezone"] or not zones.is_current(connection):
             zones.use(connection, zone)
         with snapshot(connection):
@@ -78,8 +78,8 @@ def _csv(report: Report, columns: Sequence[str], rows: Sequence[Row], query: Que
 
 
 def _csv_cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(value)
+    if isinstance(value, (str, list)):
+        return printable(value if isinstance(value, str) else ", ".join(value))
     return int(value) if isinstance(value, bool) else value
 
 
