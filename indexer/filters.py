@@ -11,7 +11,6 @@ from .output import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
 
 DATES = "YYYY-MM-DD, YYYYMMDD, today, yesterday, 7d, 2w, this-month, last-month"
 # More than any history has, and a date knows no year 0.
@@ -80,20 +79,17 @@ def projects(connection: sqlite3.Connection, wanted: str) -> list[int]:
     from .settings import project_label
 
     known = connection.execute("SELECT id, path, name FROM projects ORDER BY path").fetchall()
-    plain = wanted.rstrip("/") or wanted
+    whole = wanted.rstrip("/") or wanted
+    part = whole.lower()
     labels = {id: project_label(path, name).lower() for id, path, name in known}
-    for is_meant in (
-        lambda id, path, name: path == plain,
-        lambda id, path, name: (
-            plain.lower() in (name.lower(), labels[id]) or labels[id].startswith(f"{plain.lower()}/")
-        ),
-    ):
-        if found := [row[0] for row in known if is_meant(*row)]:
-            return found
-    parts = [(id, path) for id, path, _ in known if plain.lower() in path.lower() or plain.lower() in labels[id]]
-    if len(parts) > 1:
-        raise BadInput(f"--project {wanted} is part of {_listed([path for _, path in parts])}; name more of it")
-    return [id for id, _ in parts]
+    by_path = [id for id, path, _ in known if path == whole]
+    by_name = [id for id, _, name in known if part in (name.lower(), labels[id]) or labels[id].startswith(f"{part}/")]
+    if by_path or by_name:
+        return by_path or by_name
+    by_part = [(id, path) for id, path, _ in known if part in path.lower() or part in labels[id]]
+    if len(by_part) > 1:
+        raise BadInput(f"--project {wanted} is part of {_listed([path for _, path in by_part])}; name more of it")
+    return [id for id, _ in by_part]
 
 
 def models(connection: sqlite3.Connection, wanted: str) -> list[int]:
@@ -106,24 +102,6 @@ def sessions(connection: sqlite3.Connection, wanted: str) -> list[int]:
     """Ids of the sessions whose id begins with the text."""
     rows = connection.execute("SELECT id, session_id FROM sessions").fetchall()
     return [id for id, session in rows if session.startswith(wanted)]
-
-
-def find(
-    connection: sqlite3.Connection,
-    look_up: Callable[[sqlite3.Connection, str], list[int]],
-    wanted: tuple[str, ...],
-    miss: Callable[[str], None],
-) -> list[int] | None:
-    """Ids of everything wanted, None if nothing is; tells of what there is none. Raises BadInput."""
-    if not wanted:
-        return None
-    found: list[int] = []
-    for text in wanted:
-        ids = look_up(connection, text)
-        if not ids:
-            miss(text)
-        found += ids
-    return found
 
 
 def _listed(paths: list[str]) -> str:

@@ -234,7 +234,7 @@ class Parser:
         owner_rank = (rank << RANK_SHIFT) + at
         model_id = response_id = message_id = request_id = stop_reason = block = text = None
         subtype: str | None = None
-        if kind == "assistant" or kind == "user":
+        if kind in ("assistant", "user"):
             message = get("message")
             if message.__class__ is dict:
                 text, block, results = self._content(
@@ -284,7 +284,7 @@ class Parser:
         owner_rank: int,
         line: bytes,
     ) -> tuple[int | None, int | None, str | None, str | None, str | None, str | None]:
-        """Stores the numbers of a record that carries usage: model, response, message, request, stop reason, subtype."""
+        """Stores what a record says of its usage: model, response, message, request, stop reason, subtype."""
         model = _text(message.get("model")) or ""
         model_id = self._models.get(model) or self._model(model)
         message_id, request_id = _text(message.get("id")), _text(record.get("requestId"))
@@ -344,7 +344,7 @@ class Parser:
             kind = item.get("type")
             if kind == "text":
                 texts.append(_text(item.get("text")) or "")
-            elif kind == "tool_use" or kind == "server_tool_use":
+            elif kind in ("tool_use", "server_tool_use"):
                 block = self._tool_use(identity, session, owner_rank, item)
             elif kind == "tool_result":
                 # toolUseResult is about one result, also on the rare line that holds several.

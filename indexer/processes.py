@@ -6,28 +6,25 @@ parent: its pipes are shared with nobody else, so they close when the parent die
 
 from __future__ import annotations
 
-import marshal
 import os
+import pickle
 import selectors
 import subprocess
 import sys
 from collections import deque
+from contextlib import suppress
 
 from . import transcripts
-from .parser import Batch
 from .transcripts import Job, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import IO, Any
 
 _LENGTH = 8
 # One job to read while the answer to another is on its way.
 _AHEAD = 2
 _READ = 1 << 20
-_JOB_FIELDS = tuple(name for name in Job.__slots__ if name != "found")
-_PART_FIELDS = tuple(name for name in Part.__slots__ if name not in ("job", "batch"))
 
 
 def run(jobs: Sequence[Job], count: int) -> Iterator[Part]:
@@ -87,10 +84,8 @@ class _Worker:
     def send(self, job: Job) -> None:
         """Gives it a transcript to read, behind those it already has."""
         self.jobs.append(job)
-        try:
-            self._input.write(_frame((tuple(job.found), [getattr(job, name) for name in _JOB_FIELDS])))
-        except BrokenPipeError:
-            pass  # that it is gone shows at the other pipe
+        with suppress(BrokenPipeError):  # that it is gone shows at the other pipe
+            self._input.write(_frame(job))
 
     def receive(self) -> Iterator[Part]:
         """The parts that have come in whole; of a worker that is gone, the failure of what it was reading."""
@@ -100,8 +95,9 @@ class _Worker:
             end = _LENGTH + int.from_bytes(self._received[:_LENGTH])
             if len(self._received) < end:
                 break
-            part = self._part(marshal.loads(self._received[_LENGTH:end]))
+            part: Part = pickle.loads(self._received[_LENGTH:end])
             del self._received[:end]
+            part.job = self.jobs.popleft() if part.is_last else self.jobs[0]
             yield part
         if not data:
             self.is_gone = True
@@ -110,16 +106,6 @@ class _Worker:
                 part.error = f"its reader ended early (exit {self._process.wait()})"
                 yield part
 
-    def _part(self, packed: tuple[list[Any], list[Any]]) -> Part:
-        part = Part(self.jobs[0])
-        for name, value in zip(_PART_FIELDS, packed[0], strict=True):
-            setattr(part, name, value)
-        for name, value in zip(Batch.__slots__, packed[1], strict=True):
-            setattr(part.batch, name, value)
-        if part.is_last:
-            self.jobs.popleft()
-        return part
-
     def stop(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -127,8 +113,8 @@ class _Worker:
         self._process.wait()
 
 
-def _frame(value: Any) -> bytes:
-    data = marshal.dumps(value)
+def _frame(value: object) -> bytes:
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     return len(data).to_bytes(_LENGTH) + data
 
 
@@ -136,20 +122,13 @@ def serve() -> None:
     """The worker: reads jobs from stdin and writes parts to stdout until there are no more, or nobody wants them."""
     import gc
 
-    from .discovery import Found
-
     gc.disable()
     source, target = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    while length := source.read(_LENGTH):
-        found, fields = marshal.loads(source.read(int.from_bytes(length)))
-        job = Job(Found(*found), 0, True)
-        for name, value in zip(_JOB_FIELDS, fields, strict=True):
-            setattr(job, name, value)
-        for part in transcripts.read(job):
-            batch = [getattr(part.batch, name) for name in Batch.__slots__]
-            data = memoryview(_frame(([getattr(part, name) for name in _PART_FIELDS], batch)))
-            try:
+    with suppress(BrokenPipeError, KeyboardInterrupt):  # its parent is gone, or tells of the interrupt itself
+        while length := source.read(_LENGTH):
+            job: Job = pickle.loads(source.read(int.from_bytes(length)))
+            for part in transcripts.read(job):
+                del part.job  # the parent has it
+                data = memoryview(_frame(part))
                 while data:
                     data = data[os.write(target, data) :]
-            except BrokenPipeError:
-                return

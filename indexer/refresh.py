@@ -168,6 +168,7 @@ def _refresh(
     known = _known(connection, found.places if paths else None)
     plan = _plan(found, known, full, summary)
     plan.gone = _gone(found, known, roots)
+    plan.moved = plan.gone | _gone_before(connection, plan.new)
     summary.phases["discover"] = clock.lap()
     if plan.is_empty() and not _is_loading(connection):
         summary.files_unchanged = len(found.files)
@@ -176,7 +177,7 @@ def _refresh(
     from .writer import Writer
 
     writer = Writer(connection, summary)
-    plan.jobs = writer.adopt_moved(plan, known)
+    plan.jobs = writer.adopt_moved(plan)
     writer.mark_checked(plan.checked)
     writer.mark_gone(plan.gone)
     writer.mark_failed(plan.failed)
@@ -200,6 +201,8 @@ class Plan:
         self.again: list[tuple[Found, Checkpoint]] = []
         self.checked: list[tuple[int, int]] = []
         self.gone: dict[str, Checkpoint] = {}
+        # Also those that were gone before: what new ones may have been.
+        self.moved: dict[str, Checkpoint] = {}
         self.failed: list[tuple[int, str, str]] = []
         self.jobs: list[Job] = []
 
@@ -294,6 +297,16 @@ def _gone(found: Discovery, known: dict[str, Checkpoint], roots: Sequence[str]) 
         and not path.startswith(blind)
         and path not in found.unreadable
     }
+
+
+def _gone_before(connection: sqlite3.Connection, new: Sequence[Found]) -> dict[str, Checkpoint]:
+    """Transcripts gone since an earlier refresh, which saw their old place before the new one: by the new one's inode."""
+    if not new:
+        return {}
+    inodes = f"[{','.join(str(found.inode) for found in new)}]"
+    sql = f"{_KNOWN} AND f.gone_at IS NOT NULL AND f.inode IN (SELECT value FROM json_each(?))"
+    rows = connection.execute(sql, (inodes,)).fetchall()
+    return {row[0]: Checkpoint._make(row[1:]) for row in rows if not os.path.lexists(store.real_path(row[0]))}
 
 
 def _is_loading(connection: sqlite3.Connection) -> bool:

@@ -59,6 +59,7 @@ else:
     )
 
 DAY = 86_400_000
+EVERYTHING = Query()
 
 # A sum of costs is that of the part that has a price, and NULL only where nothing has one.
 SUMS = {
@@ -259,7 +260,7 @@ REPORTS = {
 }
 
 
-def sql(report: Report, query: Query = Query()) -> str:  # noqa: B008
+def sql(report: Report, query: Query = EVERYTHING) -> str:
     """The SELECT that answers a query, without its order: every value in it is a number of ours."""
     splits = [_SPLITS[name] for name in query.splits if name != report.key]
     cost = _RECORDED if query.is_recorded else _COMPUTED
@@ -329,7 +330,7 @@ def views() -> Iterator[str]:
         yield f"-- One row per {report.about}.\nCREATE VIEW {report.view} AS\n{sql(report)};\n"
 
 
-def rows(connection: sqlite3.Connection, report: Report, query: Query = Query()) -> tuple[list[str], list[Row]]:  # noqa: B008
+def rows(connection: sqlite3.Connection, report: Report, query: Query = EVERYTHING) -> tuple[list[str], list[Row]]:
     """Columns and rows of a report in its own order: a timeline from old to new, else the largest first."""
     cursor = connection.execute(f"{sql(report, query)}\nORDER BY {report.order}")
     names = [column[0] for column in cursor.description]

@@ -29,6 +29,8 @@ def explain(path: str, error: sqlite3.Error) -> IndexUnusable:
     """SQLite's error as one line with what to do."""
     if "not a database" in str(error) or "malformed" in str(error):
         return IndexUnusable(f"{path} is not a usable index ({error}): move it away, or name another file with --db")
+    if "no such table" in str(error):  # or view
+        return IndexUnusable(f"{path} was made by another version of cm ({error}); run `cm refresh`")
     return IndexUnusable(f"{path}: {error}")
 
 

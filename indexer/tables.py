@@ -261,7 +261,7 @@ def _written(kind: str, value: Any, names: Names, is_short: bool) -> str:
 
 
 def tokens(count: float) -> str:
-    """A count in at most six characters: 9,999, 12.3k, 354M."""
+    """A count in few characters: 9,999, 12.3k, 354M."""
     return f"{count:,.0f}" if count < 10_000 else _scaled(count, ((1e9, "B"), (1e6, "M"), (1e3, "k")), "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from . import accounting, prices, schema
-from .checkpoint import PARSER_VERSION, RACY_NS, SAMPLE, Checkpoint
+from .checkpoint import PARSER_VERSION, SAMPLE, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS
 from .store import display_path, insert
 from .transcripts import Job, Part
@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
-    from typing import Any
 
     from .discovery import Found
     from .refresh import Plan, Summary
@@ -89,9 +88,9 @@ class Writer:
 
     # Rows of `files`
 
-    def adopt_moved(self, plan: Plan, known: dict[str, Checkpoint]) -> list[Job]:
+    def adopt_moved(self, plan: Plan) -> list[Job]:
         """Jobs of a plan, after transcripts that only moved were recognised and taken out of what is gone."""
-        moves = _Moves(plan.gone)
+        moves = _Moves(plan.moved)
         jobs = [self._continue(found, row) for found, row in plan.grown]
         jobs += [self._again(found, row) for found, row in plan.again]
         # The largest first, so that no worker is left alone with one at the end; and ids in the order they are stored.
@@ -100,7 +99,8 @@ class Writer:
             if path is None:
                 jobs.append(self._new(found, None))
                 continue
-            row = plan.gone.pop(path)
+            row = plan.moved.pop(path)
+            plan.gone.pop(path, None)
             if row.session is None or row.first_at is None or row.parser_version != PARSER_VERSION:
                 # Its records borrow the file's name or time, which are others now.
                 jobs.append(self._again(found, row))
@@ -298,8 +298,9 @@ class Writer:
 
         What matches nothing stays, with its numbers: it was paid for.
         """
-        finished = "SELECT id, replaces FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ? ORDER BY id"
-        settled = self._execute(finished, (_UNFINISHED,)).fetchall()
+        finished = "replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ?"
+        sql = f"SELECT id, replaces FROM files WHERE {finished} ORDER BY id"
+        settled = self._execute(sql, (_UNFINISHED,)).fetchall()
         if not settled:
             return
         self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY, new_id INTEGER)")

@@ -116,8 +116,10 @@ def use(connection: sqlite3.Connection, zone: str | None) -> None:
     rows = offsets(zone, min(first or now, now), max(last or now, now) + STEP)
     connection.execute("CREATE TEMP TABLE zone_offsets (from_at INTEGER PRIMARY KEY, offset_ms INTEGER NOT NULL)")
     connection.executemany("INSERT INTO temp.zone_offsets VALUES (?, ?)", rows)
-    for view in LOCAL_VIEWS:
-        (sql,) = connection.execute("SELECT sql FROM main.sqlite_schema WHERE name = ?", (view,)).fetchone()
+    marks = ", ".join("?" * len(LOCAL_VIEWS))
+    for (sql,) in connection.execute(
+        f"SELECT sql FROM main.sqlite_schema WHERE name IN ({marks})", LOCAL_VIEWS
+    ).fetchall():
         connection.execute(sql.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
 
 
@@ -133,6 +135,7 @@ def name(zone: str | None) -> str:
     """How the zone is called: the system's by the link that names it."""
     if zone is not None:
         return zone
-    target = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime")
+    rule = os.environ.get("TZ")
+    target = os.path.realpath("/etc/localtime") if rule is None else rule.lstrip(":") or "UTC"
     named = target.rpartition("/zoneinfo/")[2]
     return "local time" if os.path.isabs(named) else named

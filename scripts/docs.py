@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import re
 import shlex
@@ -80,7 +81,7 @@ def screenshot(command: str, file: Path) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(record=True, width=100, file=open(os.devnull, "w"))
+    console = Console(record=True, width=100, file=io.StringIO())
     console.print(Text.from_ansi(_execute(["-m", "indexer", *shlex.split(command)[1:]], FORCE_COLOR="1", NO_COLOR="")))
     svg = console.export_svg(title=command)
     file.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")

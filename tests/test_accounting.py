@@ -892,7 +892,10 @@ def story(home: Home) -> None:
         side = response(9, isSidechain=True, agentId="a1", id="msg_" + "9" * 20, cwd=ABSENT, **at)
         write(home.subagent(session, project=place), fork([side], session))
         nameless = {"type": "summary", "summary": place, **at, "sessionId": "nowhere"}
-        write(home.transcript("nowhere", place), [nameless, response(1, sessionId="nowhere", cwd=ABSENT, **at)])
+        write(
+            home.transcript("nowhere", place),
+            [nameless, response(1, sessionId="nowhere", cwd=ABSENT, version=place, **at)],
+        )
 
 
 DERIVED = {

@@ -298,7 +298,7 @@ def pieces(data: bytes) -> Iterator[tuple[int, Record, bool]]:
 
 
 def usable(data: bytes) -> bytes:
-    """What may be used of a last line without its newline: the whole values it begins with, if the first is a record."""
+    """What may be used of a last line without its newline: the values it begins with, if the first is a record."""
     decoder, text, position = json.JSONDecoder(), data.decode("utf-8", "ignore"), 0
     values = []
     try:

@@ -205,6 +205,17 @@ def test_a_real_transcript_that_was_rewritten(home: Home, before: Path, run_cm: 
     assert len(both) > len(first)
 
 
+@needs_transcripts
+@pytest.mark.parametrize("loose", sorted(TRANSCRIPTS.glob("*/two-records*.jsonl")), ids=lambda path: path.name)
+def test_a_real_transcript_with_two_records_on_a_line(home: Home, loose: Path, run_cm: RunCm):
+    home.transcript().parent.mkdir()
+    shutil.copy(loose, home.transcript())
+    found = verified(run_cm)
+    lines = home.transcript().read_bytes().count(b"\n")
+    assert found["records"] > lines
+    assert json.loads(run_cm("status", "--json").stdout)["coverage"]["lines_skipped"] == 0
+
+
 def numbers(run_cm: RunCm) -> dict[str, int]:
     rows = json.loads(run_cm("query", "SELECT response_key, output_tokens FROM usage").stdout)
     return {row["response_key"]: row["output_tokens"] for row in rows}

@@ -241,7 +241,23 @@ def test_a_setting_that_is_wrong_is_told_before_anything_is_changed(
 
 def test_the_name_of_the_systems_zone_is_what_its_link_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert zones.name("Asia/Tokyo") == "Asia/Tokyo"
-    monkeypatch.setenv("TZ", ":Europe/Berlin")
-    assert zones.name(config.timezone()) == "Europe/Berlin"
+    for rule, name in (
+        (":Europe/Berlin", "Europe/Berlin"),
+        ("/usr/share/zoneinfo/Asia/Tokyo", "Asia/Tokyo"),
+        ("", "UTC"),
+    ):
+        monkeypatch.setenv("TZ", rule)
+        assert zones.name(config.timezone()) == name
     monkeypatch.delenv("TZ")
     assert not os.path.isabs(zones.name(None))
+
+
+def test_an_index_of_another_version_is_an_error_in_one_line(evening: Home, db: Path, run_cm: RunCm) -> None:
+    refresh()
+    with sqlite3.connect(db) as opened:
+        for view in zones.LOCAL_VIEWS:
+            opened.execute(f"DROP VIEW {view}")
+    for options in ([], ["-z", "Asia/Tokyo"]):
+        found = run_cm("daily", "--no-refresh", "--json", *options)
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr.count("\n") == 1 and "cm refresh" in found.stderr

@@ -51,6 +51,17 @@ SELECT m.name, m.canonical
 FROM models AS m
 ORDER BY (SELECT max(p.output) FROM prices AS p WHERE p.model = m.canonical) DESC, m.canonical
 """
+# What can be summed over rows: sessions only where each is in one row, a tool's cost never.
+_USED = (
+    "input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_tokens", "total_tokens",
+    "unpriced_tokens", "cost_usd", "responses",
+)  # fmt: skip
+_SUMMED = {
+    "": _USED,
+    "agent": (*_USED, "runs"),
+    "project": (*_USED, "sessions"),
+    "tool": ("calls", "errors", "result_bytes", "web_searches", "web_search_cost_usd"),
+}
 # Of what has no name.
 _UNNAMED = {"agent": "main conversation", "skill": "no skill", "mcp_server": "no MCP server", "plugin": "no plugin"}
 
@@ -156,26 +167,13 @@ def _passed(start: str, end: str) -> str:
     return tables.duration(passed / timedelta(milliseconds=1))
 
 
-# The sum
+# Sums
 
 
 def _total(report: Report, found: Sequence[Row]) -> Row:
-    """Sums of what can be summed: a response that calls two tools counts for both."""
-    summed = [
-        "input_tokens",
-        "output_tokens",
-        "cache_creation_tokens",
-        "cache_read_tokens",
-        "total_tokens",
-        "responses",
-    ]
-    summed += ["runs"] if report.key == "agent" else []
-    summed += ["sessions"] if report.key == "project" else []
-    summed += ["unpriced_tokens", "cost_usd"]
-    if report.key == "tool":
-        summed = ["calls", "errors", "result_bytes", "web_searches", "web_search_cost_usd"]
+    """The last line of a table."""
     total: Row = {"label": "Total"}
-    for name in summed:
+    for name in _SUMMED.get(report.key, _SUMMED[""]):
         values = [row[name] for row in found if row[name] is not None]
         total[name] = sum(values) if values else None
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from datetime import date, timedelta
 
@@ -13,12 +14,11 @@ from .. import reports as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
 from ..output import dumps, printable, render
-from ..store import snapshot
+from ..store import explain, snapshot
 from .common import open_index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Sequence
     from typing import Any
 
@@ -40,6 +40,8 @@ def _run(name: str, options: Options) -> None:
             zones.use(connection, zone)
         with snapshot(connection):
             _print(connection, name, options)
+    except sqlite3.Error as error:
+        raise explain(config.database(options["db"]), error) from error
     finally:
         connection.close()
 
@@ -49,7 +51,7 @@ def _print(connection: sqlite3.Connection, name: str, options: Options) -> None:
     query = _query(connection, report, options)
     columns, found = library.rows(connection, report, query)
     if report.key == "block":
-        columns = columns + _limit(connection, found, query, options)
+        columns = columns + _limit(found, options)
         found = _wanted_blocks(found, options)
     if not options["as_json"] and not options["as_csv"]:
         from . import report_tables  # it imports rich, which takes longer than most reports
@@ -171,7 +173,7 @@ def _wanted_blocks(found: list[Row], options: Options) -> list[Row]:
     return found
 
 
-def _limit(connection: sqlite3.Connection, found: Sequence[Row], query: Query, options: Options) -> list[str]:
+def _limit(found: Sequence[Row], options: Options) -> list[str]:
     """Holds blocks against a limit of tokens, and names the columns that say so."""
     if options["token_limit"] is None:
         return []
