@@ -43,6 +43,8 @@ PARSER_VERSION = 1
 SAMPLE = 4096
 # File systems and editors give times as coarse as two seconds (FAT): a file that young may change unnoticed.
 RACY_NS = 2_000_000_000
+# The time of a file that is not read to its end, which is no file's: that of files out of an archive can be 0.
+UNFINISHED = -1
 
 UNCHANGED = "unchanged"
 GROWN = "grown"
@@ -76,7 +78,7 @@ def samples(descriptor: int, end: int) -> tuple[int, int]:
 
 
 def matches(known: Checkpoint, path: str) -> bool:
-    """Whether the bytes before the checkpoint, and of an open last line that was used, are still those. Raises OSError."""
+    """Whether the bytes that were used, an open last line included, are still what they were. Raises OSError."""
     if known.end == 0:
         return True
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

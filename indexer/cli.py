@@ -100,7 +100,9 @@ def run_cli(arguments: list[str]) -> int:
     if os.environ.get("_CM_COMPLETE"):
         return _complete(arguments)
     try:
-        result = cli.main(arguments, prog_name="cm", standalone_mode=False, color=_color())
+        # Not main(): for that a closed pipe is a failure.
+        with cli.make_context("cm", arguments, color=_color()) as context:
+            result = cli.invoke(context)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.Abort:

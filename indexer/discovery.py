@@ -27,7 +27,12 @@ else:
 
 
 def _found(path: str, root: str, status: os.stat_result) -> Found:
-    return Found(path, root, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+    return Found(path, root, status.st_size, status.st_mtime_ns, inode(status), status.st_dev)
+
+
+def inode(status: os.stat_result) -> int:
+    """The inode number in 63 bits: file systems that make it up use all 64, which SQLite cannot store."""
+    return status.st_ino & (1 << 63) - 1
 
 
 class Discovery:

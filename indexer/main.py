@@ -24,7 +24,8 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")
     try:
         code = _run(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started this
+            sys.stdout.flush()
     except CmError as error:
         code = _fail(str(error), error.exit_code)
     except BrokenPipeError:

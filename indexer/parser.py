@@ -310,9 +310,7 @@ class Parser:
                 )
         return model_id, response_id, message_id, request_id, stop_reason, subtype
 
-    def _progress(
-        self, data: Any, identity: int, session: str, at: int, is_background: int, line: bytes
-    ) -> str | None:
+    def _progress(self, data: Any, identity: int, session: str, at: int, is_background: int, line: bytes) -> str | None:
         """A subagent's message embedded in its parent's file counts as a sidechain record of the parent's session."""
         if data.__class__ is not dict:
             return None

@@ -170,7 +170,7 @@ def _refresh(
     plan.gone = _gone(found, known, roots)
     plan.moved = plan.gone | _gone_before(connection, plan.new)
     summary.phases["discover"] = clock.lap()
-    if plan.is_empty() and not _is_loading(connection):
+    if plan.is_empty() and not _is_unfinished(connection):
         summary.files_unchanged = len(found.files)
         summary.files_failed = len(summary.failures)
         return
@@ -300,7 +300,7 @@ def _gone(found: Discovery, known: dict[str, Checkpoint], roots: Sequence[str]) 
 
 
 def _gone_before(connection: sqlite3.Connection, new: Sequence[Found]) -> dict[str, Checkpoint]:
-    """Transcripts gone since an earlier refresh, which saw their old place before the new one: by the new one's inode."""
+    """Transcripts that an earlier refresh missed at their old place, and that now may be at a new one: by its inode."""
     if not new:
         return {}
     inodes = f"[{','.join(str(found.inode) for found in new)}]"
@@ -309,8 +309,11 @@ def _gone_before(connection: sqlite3.Connection, new: Sequence[Found]) -> dict[s
     return {row[0]: Checkpoint._make(row[1:]) for row in rows if not os.path.lexists(store.real_path(row[0]))}
 
 
-def _is_loading(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
+def _is_unfinished(connection: sqlite3.Connection) -> bool:
+    """Whether an earlier refresh was ended after it had read all, and before it had made all of it."""
+    sql = "SELECT 1 FROM files WHERE replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ?"
+    is_loading = "SELECT 1 FROM meta WHERE key = 'is_loading'"
+    return connection.execute(f"{is_loading} UNION ALL {sql} LIMIT 1", (checkpoint.UNFINISHED,)).fetchone() is not None
 
 
 def _read(

@@ -6,7 +6,7 @@ import os
 import time
 
 from .checkpoint import RACY_NS
-from .discovery import Discovery, discover
+from .discovery import Discovery, discover, inode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,10 +50,11 @@ class Picture:
         changed = set()
         for path, before in self._files.items():
             status = os.stat(path)
-            if before != (status.st_size, status.st_mtime_ns, status.st_ino):
+            seen = (status.st_size, status.st_mtime_ns, inode(status))
+            if before != seen:
                 changed.add(path)
                 # Replacing the values of a dictionary does not disturb the iteration.
-                self._files[path] = _seen(status.st_size, status.st_mtime_ns, status.st_ino, oldest_racy)
+                self._files[path] = _seen(*seen, oldest_racy)
         return changed
 
     def _walk(self, roots: Sequence[str]) -> set[str]:

@@ -140,9 +140,7 @@ def _compare_responses(
     return [indexed[response_id] for response_id in kept]
 
 
-def _kept(
-    connection: sqlite3.Connection, present: dict[str, str], responses: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _kept(connection: sqlite3.Connection, present: dict[str, str], responses: list[dict[str, Any]]) -> dict[str, Any]:
     """What the index alone still knows: of transcripts that are gone, rewritten or merged from elsewhere."""
     sources, records = connection.execute(_KEPT, present).fetchone()
     tokens = sum(value for response in responses for name, value in response.items() if name.endswith("_tokens"))

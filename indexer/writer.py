@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from . import accounting, prices, schema
-from .checkpoint import PARSER_VERSION, SAMPLE, Checkpoint
+from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS
 from .store import display_path, insert
 from .transcripts import Job, Part
@@ -59,8 +59,6 @@ WHERE id = ?
 """
 # 32 MB of pages and a checkpoint every 64 MB: with SQLite's 2 and 4 a first load of 600 MB waited a third longer.
 _BULK_PRAGMAS = "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 16384;"
-# No file's time: that of files out of an archive can be 0.
-_UNFINISHED = -1
 _BY_RECORD = ("record_usage", "tool_uses", "tool_results")
 
 
@@ -106,8 +104,8 @@ class Writer:
                 jobs.append(self._again(found, row))
                 continue
             self._execute(
-                "UPDATE files SET path = ?, root = ?, gone_at = NULL, checked_ns = ?, mtime_ns = ?, inode = ?"
-                " WHERE id = ?",
+                "UPDATE files SET path = ?, root = ?, gone_at = NULL, error = NULL, checked_ns = ?, mtime_ns = ?,"
+                " inode = ? WHERE id = ?",
                 (display_path(found.path), display_path(found.root), self._now, found.mtime_ns, found.inode, row.id),
             )
             self._touch_file(row.id)
@@ -178,7 +176,7 @@ class Writer:
     def _insert_file(self, job: Job, size: int) -> None:
         found = job.found
         places = display_path(found.root), display_path(found.path)
-        self._execute(_NEW_FILE, (job.file_id, 1, *places, size, _UNFINISHED, 0, PARSER_VERSION, job.replaces))
+        self._execute(_NEW_FILE, (job.file_id, 1, *places, size, UNFINISHED, 0, PARSER_VERSION, job.replaces))
 
     def _start_generation(self, job: Job) -> None:
         if job.replaces is not None:
@@ -248,7 +246,7 @@ class Writer:
         found = part.job.found
         session, first_at, last_at, line_count = part.state
         # Until its last part is stored, the size it is known by is below its real one: it counts as grown.
-        size, mtime_ns = (found.size, found.mtime_ns) if part.is_last else (part.offset, _UNFINISHED)
+        size, mtime_ns = (found.size, found.mtime_ns) if part.is_last else (part.offset, UNFINISHED)
         indexed = part.batch.indexed_lines
         hashes = part.hashes or (None, None)
         session_id = None if session is None else digest_text(session)
@@ -300,7 +298,7 @@ class Writer:
         """
         finished = "replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ?"
         sql = f"SELECT id, replaces FROM files WHERE {finished} ORDER BY id"
-        settled = self._execute(sql, (_UNFINISHED,)).fetchall()
+        settled = self._execute(sql, (UNFINISHED,)).fetchall()
         if not settled:
             return
         self._execute("CREATE TEMP TABLE IF NOT EXISTS matched (id INTEGER PRIMARY KEY, new_id INTEGER)")

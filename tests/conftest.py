@@ -73,6 +73,7 @@ def run_cm() -> RunCm:
             input=input,
             preexec_fn=respect_permissions,
             encoding="utf-8",
+            check=False,
             **{"capture_output": True, **options},
         )
 
@@ -101,9 +102,8 @@ def make_unreadable(request: pytest.FixtureRequest) -> Callable[[Path], None]:
         mode = path.stat().st_mode
         path.chmod(0)
         request.addfinalizer(lambda: path.chmod(mode) if path.exists() else None)
-        probe = f"import os; os.{'listdir' if path.is_dir() else 'open'}({str(path)!r}{'' if path.is_dir() else ', 0'})"
-        tried = subprocess.run([sys.executable, "-c", probe], preexec_fn=respect_permissions, stderr=subprocess.DEVNULL)
-        if tried.returncode == 0:
+        probe = [sys.executable, "-c", f"import os; os.close(os.open({str(path)!r}, os.O_RDONLY))"]
+        if not subprocess.call(probe, preexec_fn=respect_permissions, stderr=subprocess.DEVNULL):
             pytest.skip("this user can read what has no permissions")
 
     return make

@@ -891,11 +891,10 @@ def story(home: Home) -> None:
         write(home.transcript(session, place), fork([*shared, title(f"Seen in {place}") | at], session))
         side = response(9, isSidechain=True, agentId="a1", id="msg_" + "9" * 20, cwd=ABSENT, **at)
         write(home.subagent(session, project=place), fork([side], session))
-        nameless = {"type": "summary", "summary": place, **at, "sessionId": "nowhere"}
-        write(
-            home.transcript("nowhere", place),
-            [nameless, response(1, sessionId="nowhere", cwd=ABSENT, version=place, **at)],
-        )
+        for session, version in (("nowhere", "2.1.233"), ("nowhere-2", place)):
+            nameless = {"type": "summary", "summary": place, **at, "sessionId": session}
+            said = response(1, sessionId=session, cwd=ABSENT, version=version, **at)
+            write(home.transcript(session, place), [nameless, said])
 
 
 DERIVED = {

@@ -176,7 +176,8 @@ def test_a_reader_keeps_its_view_while_a_refresh_writes(home: Home):
 
 
 @pytest.mark.parametrize(
-    "first", ["import indexer.refresh", "import indexer.api", "from indexer import query", "import indexer.commands.stats"]
+    "first",
+    ["import indexer.refresh", "import indexer.api", "from indexer import query", "import indexer.commands.stats"],
 )
 def test_every_public_name_is_what_it_says_whatever_was_imported_before(first):
     code = f"{first}\nimport indexer\nfrom indexer import *\n"

@@ -28,14 +28,13 @@ SECOND = 10**9
 LOOKED_AT = 1_800_000_000 * SECOND
 KNOWN = {
     **{"id": 1, "size": 1000, "mtime_ns": LOOKED_AT - 3600 * SECOND, "inode": 7, "checked_ns": LOOKED_AT},
-    **{"offset": 1000, "head_hash": 1, "tail_hash": 2, "line_count": 3, "session": "s", "first_at": 5, "last_at": 9},
+    **{"offset": 1000, "end": 1000, "head_hash": 1, "tail_hash": 2, "line_count": 3, "session": "s", "first_at": 5, "last_at": 9},
     **{"parser_version": PARSER_VERSION, "is_gone": 0, "has_error": 0},
 }
 
 
 def known(**changes: Any) -> Checkpoint:
-    given = {name: value for name, value in (KNOWN | changes).items() if name in Checkpoint._fields}
-    return Checkpoint(**{name: given.get(name) for name in Checkpoint._fields})
+    return Checkpoint(**(KNOWN | changes))
 
 
 def found(**changes: Any) -> Found:
@@ -87,7 +86,7 @@ def read(path: Path, offset: int) -> Checkpoint:
         head, tail = samples(descriptor, offset)
     finally:
         os.close(descriptor)
-    return known(offset=offset, size=offset, head_hash=head, tail_hash=tail)
+    return known(offset=offset, end=offset, size=offset, head_hash=head, tail_hash=tail)
 
 
 SIZES = [1, SAMPLE - 1, SAMPLE, SAMPLE + 1, 2 * SAMPLE - 1, 3 * SAMPLE]
@@ -128,7 +127,7 @@ def test_a_shorter_file_does_not_match(tmp_path):
 def test_before_the_first_whole_line_anything_matches(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"anything")
-    assert matches(known(offset=0, head_hash=None, tail_hash=None), str(path))
+    assert matches(known(offset=0, end=0, head_hash=None, tail_hash=None), str(path))
 
 
 def test_a_file_that_cannot_be_opened_is_told_by_an_error(tmp_path):

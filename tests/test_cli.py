@@ -33,7 +33,9 @@ def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
     """Exit code and everything that a terminal shows."""
     master, slave = pty.openpty()
     environment = clean_environment({"TERM": "xterm", "COLUMNS": "120", **env})
-    process = subprocess.Popen([*CM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=CHECKOUT)
+    process = subprocess.Popen(
+        [*CM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=CHECKOUT
+    )
     os.close(slave)
     shown = b""
     while True:
@@ -75,7 +77,13 @@ def test_every_command_has_help(run_cm: RunCm, command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no-such-command"], ["refresh", "--nothing"], ["query"], ["refresh", "--workers", "0"], ["refresh", "--workers", "x"]],
+    [
+        ["no-such-command"],
+        ["refresh", "--nothing"],
+        ["query"],
+        ["refresh", "--workers", "0"],
+        ["refresh", "--workers", "x"],
+    ],
 )
 def test_what_cannot_be_understood_ends_with_2(run_cm: RunCm, arguments):
     done = run_cm(*arguments)
@@ -105,7 +113,9 @@ def test_json_is_all_there_is_on_stdout(a_history, run_cm: RunCm, form):
     assert done.stderr == ""
 
 
-def test_refresh_says_the_same_with_and_without_options_of_the_command_line(a_history, home: Home, db: Path, run_cm: RunCm):
+def test_refresh_says_the_same_with_and_without_options_of_the_command_line(
+    a_history, home: Home, db: Path, run_cm: RunCm
+):
     quick = json.loads(run_cm("refresh", "--json").stdout)
     db.unlink()
     slow = json.loads(run_cm("refresh", "--json", "--root", home.root, "--db", db).stdout)
@@ -153,7 +163,9 @@ def test_a_reader_that_has_had_enough_is_no_error(home: Home, run_cm: RunCm):
     write(home.transcript(), [user("x" * 5000) for _ in range(200)])
     run_cm("refresh")
     for command in (["query", "SELECT text FROM messages"], ["query", "SELECT text FROM messages", "--format", "csv"]):
-        process = subprocess.Popen([*CM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
+        process = subprocess.Popen(
+            [*CM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+        )
         assert process.stdout
         assert process.stderr
         process.stdout.read(10)
@@ -164,7 +176,9 @@ def test_a_reader_that_has_had_enough_is_no_error(home: Home, run_cm: RunCm):
 
 def test_a_stdout_that_is_closed_from_the_start_is_no_traceback(a_history, run_cm: RunCm):
     command = f"{sys.executable} -m indexer stats >&-"
-    done = subprocess.run(["/bin/sh", "-c", command], env=clean_environment(), capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=clean_environment(), capture_output=True, encoding="utf-8", check=False
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -201,7 +215,9 @@ def test_an_interrupt_ends_it_quietly(a_history, db: Path):
     with open(f"{db}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         # Without an index it waits for the refresh that holds the lock.
-        process = subprocess.Popen([*CM, "stats"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
+        process = subprocess.Popen(
+            [*CM, "stats"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()
+        )
         time.sleep(1.5)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -271,7 +287,9 @@ def test_a_refresh_that_finds_nothing_new_imports_no_library(a_history, run_cm: 
     os.utime(a_history, (1, 1))
     run_cm("refresh")
     found = loaded()
-    heavy = "click orjson sqlite_utils logging watchdog typing dataclasses tabulate concurrent_log_handler tomllib asyncio"
+    heavy = (
+        "click orjson sqlite_utils logging watchdog typing dataclasses tabulate concurrent_log_handler tomllib asyncio"
+    )
     assert not found & set(heavy.split())
     assert "indexer.refresh" in found
     assert not found & {"indexer.writer", "indexer.parser", "indexer.cli", "indexer.pool"}
@@ -279,14 +297,27 @@ def test_a_refresh_that_finds_nothing_new_imports_no_library(a_history, run_cm: 
 
 def loaded() -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", LOADED], env=clean_environment(), cwd=CHECKOUT, capture_output=True, encoding="utf-8", check=True
+        [sys.executable, "-c", LOADED],
+        env=clean_environment(),
+        cwd=CHECKOUT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     return set(done.stdout.split())
 
 
 def test_a_command_imports_only_itself(run_cm: RunCm):
     code = "import sys, indexer.cli as c\nc.cli.get_command(None, 'query')\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=clean_environment(), cwd=CHECKOUT, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean_environment(), cwd=CHECKOUT, capture_output=True, check=True
+    )
     found: set[Any] = set(done.stdout.decode().split())
     assert "indexer.commands.query" in found
-    assert not found & {"indexer.commands.stats", "indexer.commands.verify", "indexer.naive", "sqlite_utils", "watchdog"}
+    assert not found & {
+        "indexer.commands.stats",
+        "indexer.commands.verify",
+        "indexer.naive",
+        "sqlite_utils",
+        "watchdog",
+    }

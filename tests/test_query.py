@@ -138,7 +138,9 @@ def test_cm_says_so_in_one_line_and_ends_with_1(index: Path, run_cm: RunCm, sql)
     assert state(index) == before
 
 
-@pytest.mark.parametrize("sql", ["SELECT", "SELECT * FROM nothing", "no-such-query", "SELECT :x", "SELECT max(", "usage"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT", "SELECT * FROM nothing", "no-such-query", "SELECT :x", "SELECT max(", "usage"]
+)
 def test_what_is_wrong_is_told_in_one_line(index, run_cm: RunCm, sql):
     done = run_cm("query", sql)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
@@ -219,7 +221,8 @@ def test_markdown_is_a_table_whose_cells_hold(index, run_cm: RunCm):
 
 
 @pytest.mark.parametrize(
-    ("form", "expected"), [("json", "[]"), ("jsonl", ""), ("csv", "a,b"), ("tsv", "a\tb"), ("markdown", "| a"), ("table", "a")]
+    ("form", "expected"),
+    [("json", "[]"), ("jsonl", ""), ("csv", "a,b"), ("tsv", "a\tb"), ("markdown", "| a"), ("table", "a")],
 )
 def test_no_rows_are_no_error(index, run_cm: RunCm, form, expected):
     assert ask(run_cm, "SELECT 1 AS a, 2 AS b WHERE 0", "--format", form).strip().startswith(expected)

@@ -594,6 +594,14 @@ def test_every_report_knows_the_options_of_all(run_cm: RunCm, name: str) -> None
         assert f"--{option}" in shown
 
 
+@pytest.mark.parametrize("name", ["a b", "50%", "%20", "what?mode=rwc", "#1", "ö✓", "a\nb", "q'\"&"])
+def test_the_index_may_have_any_name(home: Home, run_cm: RunCm, tmp_path: Path, name: str) -> None:
+    write(home.transcript(), [assistant()])
+    db = tmp_path / name / "cm.db"
+    assert len(json.loads(run_cm("daily", "--json", "--db", db).stdout)) == 1
+    assert sorted(path.name for path in db.parent.iterdir() if path.suffix == ".db") == ["cm.db"]
+
+
 def test_options_that_contradict_are_a_usage_error(home: Home, run_cm: RunCm) -> None:
     write(home.transcript(), [assistant()])
     for options in (["--last", "2", "--since", "7d"], ["--last", "0"], ["--limit", "-1"], ["--order", "up"]):

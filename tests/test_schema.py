@@ -27,7 +27,8 @@ TOTALS = f"{TOKENS} total_tokens cost_usd"
 # What other people's queries rely on.
 FIXED = {
     "messages": "uuid parent_uuid session_id type at model text file offset",
-    "usage": f"response_key part session_id project agent model at cache_creation_1h_tokens is_undercounted cost_usd {TOKENS}",
+    "usage": f"response_key part session_id project agent model at {TOKENS} cache_creation_1h_tokens cost_usd"
+    " is_undercounted",
     "daily_usage": f"day {TOTALS}",
     "weekly_usage": f"week {TOTALS}",
     "monthly_usage": f"month {TOTALS}",
@@ -116,7 +117,9 @@ def test_secondary_indexes_are_there_after_the_first_load(index):
 
 
 def test_a_view_that_was_changed_is_replaced_by_the_next_refresh(index):
-    index.executescript("DROP VIEW usage; CREATE VIEW usage AS SELECT 1 AS old; UPDATE meta SET value = '' WHERE key = 'views'")
+    index.executescript(
+        "DROP VIEW usage; CREATE VIEW usage AS SELECT 1 AS old; UPDATE meta SET value = '' WHERE key = 'views'"
+    )
     refresh()
     assert index.execute("SELECT response_key FROM usage").fetchall()
 

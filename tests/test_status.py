@@ -52,7 +52,9 @@ def test_a_bad_line_is_counted_once(home: Home, story, data, reasons):
     assert refresh().lines_skipped == sum(reasons.values())
     expected = coverage(3, 3 - sum(reasons.values())) | {"skipped_by_reason": reasons}
     assert health()["coverage"] == expected | {"lines_skipped": sum(reasons.values())}
-    for row in rows("SELECT f.path, s.offset, s.length, s.line FROM skipped_lines AS s JOIN files AS f ON f.id = s.file_id"):
+    for row in rows(
+        "SELECT f.path, s.offset, s.length, s.line FROM skipped_lines AS s JOIN files AS f ON f.id = s.file_id"
+    ):
         assert row["path"] == str(path)
         part = path.read_bytes()[row["offset"] : row["offset"] + row["length"]]
         assert part in data
@@ -94,12 +96,25 @@ def test_no_file_at_all_is_nothing_seen(home: Home):
 
 
 LINES = [line(user()), line(assistant()), line(title()), A + B + b"\n", KILLED + B + b"\n", A + b"oops\n"]
-LINES += [b"\n", b" \r\n", b"\0\0\n", b"[]\n", b"{}\n", b"{}{}\n", b"5 {}\n", b'{"type":"zeta"}\n', KILLED + b"\n", b"\xff\n"]
+LINES += [
+    b"\n",
+    b" \r\n",
+    b"\0\0\n",
+    b"[]\n",
+    b"{}\n",
+    b"{}{}\n",
+    b"5 {}\n",
+    b'{"type":"zeta"}\n',
+    KILLED + b"\n",
+    b"\xff\n",
+]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.lists(st.lists(st.sampled_from(LINES) | st.binary(max_size=9), max_size=7).map(b"".join), min_size=1, max_size=3),
+    st.lists(
+        st.lists(st.sampled_from(LINES) | st.binary(max_size=9), max_size=7).map(b"".join), min_size=1, max_size=3
+    ),
     st.lists(st.sampled_from(LINES) | st.binary(max_size=9), max_size=3).map(b"".join),
 )
 def test_seen_is_indexed_and_skipped_and_pending_and_all_lines_there_are(files, more):

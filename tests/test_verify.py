@@ -10,7 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Home, agent_progress, append, assistant, fresh, line, text, title, tool_result, tool_use, usage, user, write
+from builders import (
+    Home,
+    agent_progress,
+    append,
+    assistant,
+    fresh,
+    line,
+    text,
+    title,
+    tool_result,
+    tool_use,
+    usage,
+    user,
+    write,
+)
 from conftest import RunCm
 
 from indexer import config, store, verify
@@ -26,7 +40,12 @@ def a_history(home: Home) -> list[Path]:
     split = {"id": fresh("msg_01{:022}"), "requestId": "req_1"}
     advised = usage(iterations=[{"type": "advisor_message", "model": "claude-opus-4-6", "input_tokens": 3}])
     records: list[Any] = [title(), user("first"), assistant(call, **split, usage=usage(output=1))]
-    records += [assistant(text("b"), **split), tool_result(call["id"], result={"searchCount": 2}), b"\0\0\n", b"{oops\n"]
+    records += [
+        assistant(text("b"), **split),
+        tool_result(call["id"], result={"searchCount": 2}),
+        b"\0\0\n",
+        b"{oops\n",
+    ]
     records += [assistant(usage=advised), agent_progress(), line(user())[:50] + line(assistant())]
     sub = [user("look", isSidechain=True, agentId="a1"), assistant(isSidechain=True, agentId="a1")]
     copied = [*records[1:4], assistant(sessionId=OTHER)]
@@ -96,7 +115,7 @@ def test_what_grew_since_the_refresh_is_compared_up_to_where_the_index_stands(a_
         "DELETE FROM records WHERE id = (SELECT max(id) FROM records)",
         "UPDATE skipped_lines SET reason = 'blank'",
         "DELETE FROM skipped_lines",
-        "INSERT INTO skipped_lines (id, line, length, reason, is_partial) SELECT id, 1, 1, 'blank', 0 FROM records LIMIT 1",
+        "INSERT INTO skipped_lines SELECT id, 1, 1, 'blank', 0 FROM records LIMIT 1",
         "UPDATE projects SET path = '/elsewhere'",
         "UPDATE sessions SET project_id = (SELECT id FROM projects UNION SELECT 5 ORDER BY 1 LIMIT 1)",
     ],
@@ -143,7 +162,9 @@ def test_a_difference_is_found_beside_what_is_gone(a_history, home: Home, run_cm
     verified(run_cm, 1)
 
 
-def test_a_root_that_vanished_is_listed_apart_and_is_no_difference(a_history, home: Home, tmp_path, run_cm, monkeypatch):
+def test_a_root_that_vanished_is_listed_apart_and_is_no_difference(
+    a_history, home: Home, tmp_path, run_cm, monkeypatch
+):
     second = tmp_path / "second"
     write(second / "projects" / "p" / "x.jsonl", [assistant(sessionId="x")])
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", f"{home.root},{second}")

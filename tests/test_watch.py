@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import indexer
 from indexer import refresh, store
+from indexer.discovery import inode
 from indexer.follow import Change
 from indexer.sweep import Picture
 
@@ -447,6 +448,21 @@ def test_a_watch_outlives_an_index_that_is_taken_away(home: Home, db: Path, star
             return False
 
     assert wait_for(is_made_anew)
+
+
+def test_what_was_missed_at_its_old_place_is_recognised_at_its_new_one(home: Home, db: Path):
+    path = write(home.transcript("old"), [user("moved")])
+    refresh()
+    path.rename(home.transcript("new"))
+    refresh(paths=[str(path)])
+    assert ask(db, "SELECT gone_at IS NOT NULL FROM files") == [(1,)]
+    refresh(paths=[str(home.transcript("new"))])
+    assert ask(db, "SELECT path, gone_at FROM files") == [(str(home.transcript("new")), None)]
+
+
+def test_an_inode_of_64_bits_can_be_stored():
+    largest = os.stat_result((0, 2**64 - 1, *[0] * 8))
+    assert inode(largest) == 2**63 - 1
 
 
 # The log of runs

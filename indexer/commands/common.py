@@ -26,12 +26,13 @@ def open_index(db: str | None, roots: Sequence[str], no_refresh: bool, command: 
     Raises CmError.
     """
     path = config.database(db)
+    found, _ = config.roots(roots)
     if not no_refresh:
         _refresh(path, roots, command)
     connection = store.open_reader(path)
     if no_refresh and connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone():
         say("the first refresh has not completed: these are not all numbers yet; run `cm refresh`")
-    _mention_other_roots(connection, roots)
+    _mention_other_roots(connection, found)
     return connection
 
 
@@ -39,7 +40,7 @@ def _refresh(path: str, roots: Sequence[str], command: str) -> None:
     try:
         summary = refresh(roots, path, command=command, wait=not _is_complete(path), progress=progress_bar())
         report(summary, path)
-        if not summary.files_seen:
+        if not summary.files_seen and not summary.failures:
             complain_if_empty(path, roots)
     except Locked:
         say("another refresh is at work; this is the index as it is")
@@ -65,8 +66,8 @@ def _is_complete(path: str) -> bool:
 
 
 def _mention_other_roots(connection: sqlite3.Connection, roots: Sequence[str]) -> None:
-    found = [store.display_path(root) for root in config.roots(roots)[0]]
-    others = [row[0] for row in connection.execute("SELECT DISTINCT root FROM files") if row[0] not in found]
+    shown = [store.display_path(root) for root in roots]
+    others = [row[0] for row in connection.execute("SELECT DISTINCT root FROM files") if row[0] not in shown]
     if others:
         say(f"the index also holds the history of {', '.join(sorted(others))}")
 

@@ -32,14 +32,14 @@ def run(
     bar = None if is_quiet else progress_bar()
     summary = refresh_index(roots, db, paths=paths, full=full, workers=workers, progress=bar)
     report(summary, config.database(db))
+    if not summary.files_seen and not summary.failures:
+        complain_if_empty(config.database(db), roots)
     if as_json:
         import json
 
         print(json.dumps(summary.to_dict(), indent=2))
     elif not is_quiet:
         print(_sentence(summary), file=sys.stderr)
-    if not summary.files_seen:
-        complain_if_empty(config.database(db), roots)
     return FAILED if summary.files_failed else 0
 
 
