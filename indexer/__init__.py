@@ -1,6 +1,6 @@
 """Claude Code's transcripts in SQLite: what was used, what it cost, where, and what was said.
 
-    from indexer import refresh, connect, query, load_claude_metrics_from_home_dir_parallel
+from indexer import refresh, connect, query, load_claude_metrics_from_home_dir_parallel
 """
 
 from __future__ import annotations

@@ -308,6 +308,4 @@ def _assign_projects(connection: sqlite3.Connection) -> None:
         projects.add((project_id, path, name))
         sessions.append((project_id, session_id, project_id))
     connection.executemany("INSERT OR IGNORE INTO projects VALUES (?, ?, ?)", sorted(projects))
-    connection.executemany(
-        "UPDATE sessions SET project_id = ? WHERE id = ? AND project_id IS NOT ?", sessions
-    )
+    connection.executemany("UPDATE sessions SET project_id = ? WHERE id = ? AND project_id IS NOT ?", sessions)

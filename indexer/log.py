@@ -58,8 +58,7 @@ def _file() -> logging.Handler:
     path = config.log_file()
     logging.raiseExceptions = False  # else a full disk prints a traceback for every line
     try:
-        if not os.path.isdir(os.path.dirname(path)):
-            os.makedirs(os.path.dirname(path), mode=0o700)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         # The handler opens it at the first line, and does not say when it cannot.
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:

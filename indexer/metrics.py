@@ -110,9 +110,7 @@ def from_index(connection: sqlite3.Connection) -> ClaudeMetrics:
     return assemble(sums, conversations, newest)
 
 
-def assemble(
-    sums: Iterable[Sequence[Any]], conversations: dict[str, int], last_updated: str | None
-) -> ClaudeMetrics:
+def assemble(sums: Iterable[Sequence[Any]], conversations: dict[str, int], last_updated: str | None) -> ClaudeMetrics:
     """Builds the object from sums per project and model, in the columns of the index's query."""
     metrics = ClaudeMetrics(last_updated=last_updated, conversations_count=sum(conversations.values()))
     models: dict[str, list[int]] = {}

@@ -156,9 +156,7 @@ def read_all(roots: Sequence[str]) -> History:
     return history
 
 
-def cost(
-    listed: Sequence[prices.Price], rates: dict[int, prices.Rate], response: dict[str, Any]
-) -> prices.Cost | None:
+def cost(listed: Sequence[prices.Price], rates: dict[int, prices.Rate], response: dict[str, Any]) -> prices.Cost | None:
     """Nanodollars by kind of a response; None where its model has no price at its time."""
     price = prices.price_at(listed, response["model"], response["at"])
     if price is None:

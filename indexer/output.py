@@ -79,7 +79,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) ->
 
 def _is_number(value: Any) -> bool:
     """Numbers, and what was made of them for people."""
-    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and bool(_AMOUNT.fullmatch(value)))
+    return (
+        value is None or isinstance(value, (int, float)) or (isinstance(value, str) and bool(_AMOUNT.fullmatch(value)))
+    )
 
 
 def _cell(value: Any, style: str) -> str:

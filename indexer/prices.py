@@ -187,9 +187,7 @@ def _rate(price: Price, bits: int) -> Rate:
         if bits & bit:
             factor *= Fraction(multiplier)
     prefix = "long_" if bits & LONG and price.threshold is not None else ""
-    input, output, write_5m, write_1h, read = (
-        Fraction(getattr(price, prefix + kind)) * factor for kind in KINDS
-    )
+    input, output, write_5m, write_1h, read = (Fraction(getattr(price, prefix + kind)) * factor for kind in KINDS)
     write_den = lcm(write_5m.denominator, write_1h.denominator)
     return Rate(
         id=price.id * 16 + bits,
@@ -362,9 +360,7 @@ def _user_prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -
         for rate in rates([price]):
             written = rate.cache_write_5m_num + rate.cache_write_1h_num
             if max(written, *rate[2:-1]) > MAX_TERM:
-                raise PriceError(
-                    f"{path}: {price.model}: rates times factors have too many digits; round them"
-                )
+                raise PriceError(f"{path}: {price.model}: rates times factors have too many digits; round them")
     return prices
 
 
@@ -373,8 +369,7 @@ def _prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> lis
     from itertools import pairwise
 
     numbered = [
-        (_price(row, f"{path}: price {n} ({row.get('model', 'no model')})"), n)
-        for n, row in enumerate(rows, 1)
+        (_price(row, f"{path}: price {n} ({row.get('model', 'no model')})"), n) for n, row in enumerate(rows, 1)
     ]
     numbered.sort(key=lambda pair: _order(pair[0]))
     for index, ((one, n), (other, m)) in enumerate(pairwise(numbered)):
@@ -383,9 +378,7 @@ def _prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> lis
         if one.valid_until is None and _start(one) < _start(other):
             numbered[index] = one._replace(valid_until=other.valid_from), n
         else:
-            raise PriceError(
-                f"{path}: prices {n} and {m} ({one.model}) overlap; end one with until, or remove it"
-            )
+            raise PriceError(f"{path}: prices {n} and {m} ({one.model}) overlap; end one with until, or remove it")
     return [price for price, _ in numbered]
 
 
@@ -433,9 +426,7 @@ def _amounts(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     return amounts
 
 
-def _check_keys(
-    row: Mapping[str, Any], allowed: Collection[str], required: Iterable[str], where: str
-) -> None:
+def _check_keys(row: Mapping[str, Any], allowed: Collection[str], required: Iterable[str], where: str) -> None:
     for key in row:
         if key not in allowed:
             raise PriceError(f"{where}: unknown key {key!r}; use {', '.join(allowed)}")

@@ -293,9 +293,7 @@ def _gone(found: Discovery, known: dict[str, Checkpoint], roots: Sequence[str]) 
     return {
         path: known[path]
         for path in missing
-        if (path.startswith(places) or path in exact)
-        and not path.startswith(blind)
-        and path not in found.unreadable
+        if (path.startswith(places) or path in exact) and not path.startswith(blind) and path not in found.unreadable
     }
 
 

@@ -115,7 +115,7 @@ def real_path(shown: str) -> str:
 
 
 class Lock:
-    """A lock file beside the index: one refresh, or one watch, at a time. Held by `flock`, so it dies with its process."""
+    """A lock file beside the index: one refresh, or one watch, at a time. `flock` lets go when its process dies."""
 
     def __init__(self, path: str, wait: bool = False, of: str = "refresh") -> None:
         """Takes the lock. Raises Locked if another process has it and `wait` is false."""

@@ -12,13 +12,25 @@ from .store import display_path
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from .discovery import Found
 
 
 class Job:
     """A transcript to be read: where from, and as which row of `files`."""
 
-    __slots__ = ("file_id", "first_at", "found", "has_begun", "is_new", "last_at", "line_count", "offset", "replaces", "session")
+    __slots__ = (
+        "file_id",
+        "first_at",
+        "found",
+        "has_begun",
+        "is_new",
+        "last_at",
+        "line_count",
+        "offset",
+        "replaces",
+        "session",
+    )
 
     def __init__(self, found: Found, file_id: int, is_new: bool, replaces: int | None = None) -> None:
         self.found = found

@@ -6,7 +6,7 @@ import time
 
 from . import accounting, prices, schema
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
-from .parser import FROM_META, FROM_RECORD, OFFSET_BITS
+from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .store import display_path, insert
 from .transcripts import Job, Part
 
@@ -74,6 +74,7 @@ class Writer:
         self._now = time.time_ns()
         self._next_id = self._execute("SELECT coalesce(max(id), 0) + 1 FROM files").fetchone()[0]
         self.failed: set[str] = set()
+        self._has_emptied = False  # a session that only stood in may be left without records
         connection.executescript(_BULK_PRAGMAS + accounting.TOUCHED)
         self._begin()
         if self._next_id == 1:
@@ -187,6 +188,9 @@ class Writer:
         """Takes away what a final line without its newline gave: it is read again now."""
         start, end = (job.file_id << OFFSET_BITS) + job.offset, (job.file_id + 1) << OFFSET_BITS
         if self._execute("SELECT 1 FROM files WHERE id = ? AND tail IS NOT NULL", (job.file_id,)).fetchone():
+            borrowed = f"SELECT 1 FROM records WHERE id >= ? AND id < ? AND flags & {SESSION_BORROWED}"
+            if self._execute(borrowed, (start, end)).fetchone():
+                self._has_emptied = True
             self._forget("SELECT id FROM records WHERE id >= :start AND id < :end", {"start": start, "end": end})
             self._execute("DELETE FROM skipped_lines WHERE id >= ? AND id < ?", (start, end))
 
@@ -282,6 +286,9 @@ class Writer:
         if was_loading:
             schema.create_indexes(self._connection, of_derived=False)
         self._settle()
+        if self._has_emptied:
+            for sql in _EMPTIED:
+                self._execute(sql)
         if was_loading:
             accounting.touch_all(self._connection)
             self._execute("DELETE FROM meta WHERE key = 'is_loading'")
@@ -312,8 +319,7 @@ class Writer:
                 if old < new:
                     self._settle_generation(new, old)
             self._execute("UPDATE files SET replaces = NULL WHERE id = ?", (new,))
-        for sql in _EMPTIED:
-            self._execute(sql)
+        self._has_emptied = True
 
     def _settle_generation(self, new: int, old: int) -> None:
         start, end = old << OFFSET_BITS, (old + 1) << OFFSET_BITS

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times the first refresh of a corpus with different numbers of workers, in turn, and prints a table of ratios.
 
-    scripts/gen_corpus.py DIR && scripts/bench.py DIR
+scripts/gen_corpus.py DIR && scripts/bench.py DIR
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The generated parts of README.md, for cog: help, schema, named queries and commands that are really run.
 
-    COLUMNS=100 cog -r README.md
+COLUMNS=100 cog -r README.md
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def schema() -> str:
         "SELECT sql FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE % ( --%' ORDER BY rowid"
     ):
         name, title = _TITLE.findall(sql)[0]
-        rows = [f"| `{column}` | {kind.split(' ')[0].lower()} | {text} |" for column, kind, text in _COLUMN.findall(sql)]
+        rows = [
+            f"| `{column}` | {kind.split(' ')[0].lower()} | {text} |" for column, kind, text in _COLUMN.findall(sql)
+        ]
         parts.append("\n".join([f"**`{name}`**: {title}", "", "| column | type | |", "| --- | --- | --- |", *rows]))
     connection.close()
     return "\n\n".join(parts)

@@ -99,9 +99,7 @@ def start(price: ConditionalPrice, model: str) -> date | None:
         return None
     if isinstance(price.constraint, StartDateConstraint):
         return price.constraint.start_date
-    raise SystemExit(
-        f"{model}: {GENAI_PRICES} has a price by time of day; look into it and change this script"
-    )
+    raise SystemExit(f"{model}: {GENAI_PRICES} has a price by time of day; look into it and change this script")
 
 
 def periods(info: ModelInfo) -> Iterator[tuple[date | None, date | None, ModelPrice]]:
@@ -176,9 +174,7 @@ def with_additions(row: Row) -> Row:
     if row.model in LONG_CONTEXT:
         expect(row.above is None, row.model, "now has its long-context rates")
         above, long_rates = LONG_CONTEXT[row.model]
-        row = replace(
-            row, above=above, long_rates=long_rates, source=f"{row.source}; long context: {PRICING}"
-        )
+        row = replace(row, above=above, long_rates=long_rates, source=f"{row.source}; long context: {PRICING}")
     if row.model in FAST:
         expect(row.fast == 1, row.model, "now has its fast mode")
         row = replace(row, fast=FAST[row.model])
@@ -211,12 +207,8 @@ def spellings(model: str) -> list[str]:
     """Other ids of a model: version dotted, with `.0`, before or behind the family: `claude-4.5-opus`."""
     family = "".join(re.findall(r"-([a-z]+)", model))
     major, *minor = re.findall(r"\d+", model)
-    versions = (
-        [f"{major}-{minor[0]}", f"{major}.{minor[0]}"] if minor else [major, f"{major}-0", f"{major}.0"]
-    )
-    ids = {
-        name for version in versions for name in (f"claude-{family}-{version}", f"claude-{version}-{family}")
-    }
+    versions = [f"{major}-{minor[0]}", f"{major}.{minor[0]}"] if minor else [major, f"{major}-0", f"{major}.0"]
+    ids = {name for version in versions for name in (f"claude-{family}-{version}", f"claude-{version}-{family}")}
     return sorted(ids - {model})
 
 

@@ -136,9 +136,7 @@ class Home:
     def transcript(self, session: str = SESSION, project: str = PROJECT) -> Path:
         return self.root / "projects" / re.sub(r"[^a-zA-Z0-9]", "-", project) / f"{session}.jsonl"
 
-    def subagent(
-        self, session: str = SESSION, agent: str = "a1", project: str = PROJECT, workflow: str = ""
-    ) -> Path:
+    def subagent(self, session: str = SESSION, agent: str = "a1", project: str = PROJECT, workflow: str = "") -> Path:
         """The transcript of a subagent, below its session; of a workflow's one level deeper."""
         folder = self.transcript(session, project).with_suffix("") / "subagents"
         return (folder / "workflows" / workflow if workflow else folder) / f"agent-{agent}.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ def rows(sql: str, *parameters: Any) -> list[Row]:
 
 def refresh(**options: Any) -> Summary:
     """Refreshes, and holds the index against a reading of the transcripts without it."""
+    if not os.path.exists(config.database()):
+        forget()
     summary = run_refresh(**options)
     connection = store.open_reader(config.database())
     try:
@@ -85,12 +88,12 @@ def health() -> dict[str, Any]:
 
 
 @functools.cache
-def empty_index(prices_file: str) -> bytes:
-    """The file of an index without transcripts: to make its tables takes longer than an example of a property."""
+def empty_index() -> tuple[bytes, str]:
+    """The file of an index without transcripts, and the user's prices it knows of: to make one takes long."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLAUDE_CONFIG_DIR", folder)
         run_refresh(db=f"{folder}/cm.db")
-        return Path(folder, "cm.db").read_bytes()
+        return Path(folder, "cm.db").read_bytes(), config.prices_file()
 
 
 @contextmanager
@@ -110,4 +113,9 @@ def forget() -> None:
     for suffix in ("-wal", "-shm"):
         Path(path + suffix).unlink(missing_ok=True)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    Path(path).write_bytes(empty_index(config.prices_file()))
+    data, prices_file = empty_index()
+    Path(path).write_bytes(data)
+    with sqlite3.connect(path) as connection:
+        sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'prices'"
+        connection.execute(sql, (prices_file, config.prices_file()))
+    connection.close()

@@ -648,8 +648,8 @@ def owner_of(home: Home, *files: tuple[Path, Record]) -> Record:
 def marked(rank: str, session: str, at: str, id: str = "msg_" + "7" * 20) -> Record:
     """A copy of one response, with what decides who owns it."""
     record = response(5, id=id, uuid="same", sessionId=session, timestamp=f"2026-10-01T{at}.000Z")
-    if rank == "embedded":
-        return agent_progress(record, sessionId=session)
+    if rank.startswith("embedded"):
+        return agent_progress(record, sessionId=session, sessionKind="bg" if rank.endswith("bg") else "fg")
     marks = {"bg": {"sessionKind": "bg"}, "sidechain": {"isSidechain": True}}
     return {**record, **marks.get(rank, {})}
 
@@ -661,6 +661,11 @@ def marked(rank: str, session: str, at: str, id: str = "msg_" + "7" * 20) -> Rec
         pytest.param(("main", OTHER, "10:00:00"), ("bg", SESSION, "09:00:00"), id="foreground before bg"),
         pytest.param(("bg", OTHER, "10:00:00"), ("sidechain", SESSION, "09:00:00"), id="bg before sidechain"),
         pytest.param(("sidechain", OTHER, "10:00:00"), ("embedded", SESSION, "09:00:00"), id="own before embedded"),
+        pytest.param(
+            ("embedded", OTHER, "10:00:00"),
+            ("embedded in bg", SESSION, "09:00:00"),
+            id="foreground before bg, embedded",
+        ),
         pytest.param(("main", OTHER, "09:00:00"), ("main", SESSION, "10:00:00"), id="the earlier"),
         pytest.param(("main", SESSION, "09:00:00"), ("main", OTHER, "09:00:00"), id="the smaller session"),
     ],
@@ -671,6 +676,38 @@ def test_the_owner_is_the_earliest_original(home: Home, first: Any, second: Any)
         home, (home.transcript(second[1]), marked(*second)), (home.transcript(session), marked(rank, session, at))
     )
     assert (row["session_id"], row["at"]) == (session, f"2026-10-01T{at}.000Z")
+
+
+def agent_types() -> dict[str, str]:
+    """Type of each subagent by its id."""
+    sql = "SELECT DISTINCT c.agent, u.agent AS type FROM usage AS u JOIN messages AS c ON c.id = u.message_id"
+    return {row["agent"]: row["type"] for row in rows(sql)}
+
+
+def test_the_type_of_a_subagent_is_what_its_meta_file_says_else_its_records_else_the_call(home: Home) -> None:
+    agents = ("a1", "a2", "a3", "acompact-4", "a5")
+    for agent in agents:
+        path = home.subagent(agent=agent)
+        named = {"attributionAgent": "Named"} if agent in ("a1", "a2") else {}
+        write(path, [assistant(agentId=agent, isSidechain=True, **named)])
+    home.subagent(agent="a1").with_suffix(".meta.json").write_text('{"agentType": "Zealous", "description": "Look."}')
+    calls = [tool_use("Task", subagent_type="Called") for _ in agents[:3]]
+    results = [tool_result(call["id"], result={"agentId": agent}) for call, agent in zip(calls, agents, strict=False)]
+    refresh()
+    write(home.transcript(), [*map(assistant, calls), *results])
+    refresh()
+    expected = {"a1": "Zealous", "a2": "Named", "a3": "Called", "acompact-4": "compact", "a5": "unknown"}
+    assert agent_types() == {None: None, **expected}
+
+
+def test_a_fork_knows_the_types_of_its_subagents_too(home: Home) -> None:
+    call = tool_use("Agent", subagent_type="Explore")
+    records = [assistant(call), tool_result(call["id"], result={"agentId": "a1"})]
+    write(home.transcript(), records)
+    write(home.transcript(OTHER), fork(records))
+    write(home.subagent(OTHER), [assistant(sessionId=OTHER, agentId="a1", isSidechain=True)])
+    refresh()
+    assert agent_types() == {None: None, "a1": "Explore"}
 
 
 def test_of_equal_copies_the_smaller_path_then_the_smaller_offset_owns(home: Home) -> None:
@@ -727,7 +764,7 @@ def at_each_line(home: Home, *records: Record | bytes) -> list[Record]:
     moment = 1_790_000_000
     path.parent.mkdir(parents=True, exist_ok=True)
     for end in (n + 1 for n, byte in enumerate(said) if byte == 10):
-        for cut in (end - 3, end - 1, end):
+        for cut in (end - 3, end - 2, end - 1, end):
             path.write_bytes(said[:cut])
             os.utime(path, (moment, moment))
             refresh_only()
@@ -781,6 +818,22 @@ def test_a_name_that_stood_in_for_a_session_is_no_session_once_the_real_one_is_k
     append(path, [gateway(2, sessionId=SESSION)])
     assert only(indexed())["session_id"] == SESSION
     assert rows("SELECT session_id, record_count FROM sessions") == [{"session_id": SESSION, "record_count": 2}]
+
+
+def test_a_name_that_a_line_without_its_newline_borrowed_is_no_session_either(home: Home) -> None:
+    summary, said = line({"type": "summary", "summary": "Built."}), line(gateway(1))
+    found = at_each_line(home, summary[:-1] + said, title())
+    assert [row["session_id"] for row in found] == [SESSION] * 3
+    path = write(home.transcript(OTHER), [summary], newline=False)
+    refresh()
+    write(path, [summary[:-1] + said])
+    refresh()
+    assert [row["session_id"] for row in rows("SELECT session_id FROM sessions")] == [SESSION]
+
+
+def test_carriage_returns_that_come_later_make_no_other_record(home: Home) -> None:
+    crlf = [line({"type": "summary", "summary": words})[:-1] + b"\r\n" for words in ("One.", "Two.", "Two.")]
+    assert len(at_each_line(home, *crlf)) == 3
 
 
 def test_a_folder_named_subagents_above_the_transcripts_is_no_session(
@@ -891,10 +944,10 @@ def story(home: Home) -> None:
         write(home.transcript(session, place), fork([*shared, title(f"Seen in {place}") | at], session))
         side = response(9, isSidechain=True, agentId="a1", id="msg_" + "9" * 20, cwd=ABSENT, **at)
         write(home.subagent(session, project=place), fork([side], session))
-        for session, version in (("nowhere", "2.1.233"), ("nowhere-2", place)):
-            nameless = {"type": "summary", "summary": place, **at, "sessionId": session}
-            said = response(1, sessionId=session, cwd=ABSENT, version=version, **at)
-            write(home.transcript(session, place), [nameless, said])
+        for nowhere, version in (("nowhere", "2.1.233"), ("nowhere-2", place)):
+            nameless = {"type": "summary", "summary": place, **at, "sessionId": nowhere}
+            said = response(1, sessionId=nowhere, cwd=ABSENT, version=version, **at)
+            write(home.transcript(nowhere, place), [nameless, said])
 
 
 DERIVED = {

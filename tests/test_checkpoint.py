@@ -28,7 +28,16 @@ SECOND = 10**9
 LOOKED_AT = 1_800_000_000 * SECOND
 KNOWN = {
     **{"id": 1, "size": 1000, "mtime_ns": LOOKED_AT - 3600 * SECOND, "inode": 7, "checked_ns": LOOKED_AT},
-    **{"offset": 1000, "end": 1000, "head_hash": 1, "tail_hash": 2, "line_count": 3, "session": "s", "first_at": 5, "last_at": 9},
+    **{
+        "offset": 1000,
+        "end": 1000,
+        "head_hash": 1,
+        "tail_hash": 2,
+        "line_count": 3,
+        "session": "s",
+        "first_at": 5,
+        "last_at": 9,
+    },
     **{"parser_version": PARSER_VERSION, "is_gone": 0, "has_error": 0},
 }
 

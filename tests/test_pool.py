@@ -39,8 +39,12 @@ def contents(db: Path) -> list[tuple[object, ...]]:
     """What was indexed, without the ids that follow the order of reading."""
     connection = sqlite3.connect(db)
     try:
-        rows = connection.execute("SELECT file, offset, uuid, type, at, model, text FROM messages ORDER BY 1, 2").fetchall()
-        rows += connection.execute("SELECT * FROM (SELECT response_key, session_id, cost_usd FROM usage) ORDER BY 1").fetchall()
+        rows = connection.execute(
+            "SELECT file, offset, uuid, type, at, model, text FROM messages ORDER BY 1, 2"
+        ).fetchall()
+        rows += connection.execute(
+            "SELECT * FROM (SELECT response_key, session_id, cost_usd FROM usage) ORDER BY 1"
+        ).fetchall()
         rows += connection.execute("SELECT offset, length, reason FROM skipped_lines ORDER BY 1, 2").fetchall()
     finally:
         connection.close()

@@ -35,7 +35,7 @@ def _text(found: library.Report) -> str:
     kept = found.kept
     if kept["sources"]:
         lines.append(
-            f"only in the index: {kept['responses']:,} responses, {kept['tokens']:,} tokens, {kept['records']:,} records"
-            f" of {kept['sources']:,} transcripts that are gone, rewritten or merged"
+            f"only in the index: {kept['responses']:,} responses, {kept['tokens']:,} tokens,"
+            f" {kept['records']:,} records of {kept['sources']:,} transcripts that are gone, rewritten or merged"
         )
     return "\n".join(lines)
