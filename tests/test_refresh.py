@@ -810,6 +810,22 @@ def test_a_kill_after_every_part_leaves_what_the_next_refresh_makes_whole(
     assert refresh().bytes_read == 0
 
 
+def test_a_file_rewritten_again_after_a_kill_stands_once(home: Home):
+    records = [assistant(), user(), assistant(), user()]
+    path = write(home.transcript(), records)
+    refresh()
+    write(path, [user(), *records])
+    assert refresh_killed_after(1, 1)
+    write(path, [user(), user(), *records])
+    refresh()
+    found = rows("SELECT uuid, is_source_gone FROM messages WHERE uuid IN (SELECT value FROM json_each(?))", uuids(records))
+    assert [row["is_source_gone"] for row in found] == [0] * 4
+
+
+def uuids(records: list[dict[str, Any]]) -> str:
+    return json.dumps([record["uuid"] for record in records])
+
+
 def test_refreshes_that_are_all_killed_early_come_to_an_end(a_history):
     refresh_unverified(db="~/whole.db")
     count = 1
