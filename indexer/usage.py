@@ -50,15 +50,13 @@ class _Counts:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             return 0
         try:
-            number = int(value) if isinstance(value, int) else int(float(value))
+            number = float(value) if isinstance(value, str) else value
         except ValueError:
             return 0
-        except OverflowError:  # of an infinite number
-            number = PLAUSIBLE + 1
         if number > PLAUSIBLE:
             self.flags |= IMPLAUSIBLE
             return 0
-        return max(number, 0)
+        return int(number) if number > 0 else 0  # nan is not
 
     def cache_write(self, usage: dict[str, Any]) -> tuple[int, int]:
         """Cache writes in all and with a lifetime of an hour, of one usage object."""

@@ -496,7 +496,8 @@ def test_a_fallback_is_kept_for_the_record_and_not_added(home: Home) -> None:
     ("said", "counted"),
     [
         (ABSENT, 0), (None, 0), (-5, 0), ("-5", 0), ("12", 12), ("1e3", 1000), (" 7 ", 7), ("twelve", 0), ("", 0),
-        (True, 0), (12.0, 12), (12.9, 12), ([12], 0), ({"n": 12}, 0), ("NaN", 0), (10**9, 10**9),
+        (True, 0), (12.0, 12), (12.9, 12), ([12], 0), ({"n": 12}, 0), ("NaN", 0), ("-Infinity", 0), ("-1e30", 0),
+        (10**9, 10**9),
     ],
 )  # fmt: skip
 def test_numbers_as_they_may_be_written(home: Home, said: Any, counted: int) -> None:

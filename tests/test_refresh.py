@@ -818,7 +818,9 @@ def test_a_file_rewritten_again_after_a_kill_stands_once(home: Home):
     assert refresh_killed_after(1, 1)
     write(path, [user(), user(), *records])
     refresh()
-    found = rows("SELECT uuid, is_source_gone FROM messages WHERE uuid IN (SELECT value FROM json_each(?))", uuids(records))
+    found = rows(
+        "SELECT uuid, is_source_gone FROM messages WHERE uuid IN (SELECT value FROM json_each(?))", uuids(records)
+    )
     assert [row["is_source_gone"] for row in found] == [0] * 4
 
 

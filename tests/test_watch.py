@@ -309,6 +309,18 @@ def test_a_refresh_that_is_stopped_anywhere_keeps_what_it_read_and_goes_on_from_
     assert ask(Path(db), "SELECT count(*) FROM meta WHERE key = 'is_loading'") == [(0,)]
 
 
+def test_what_a_stopped_refresh_had_read_is_finished_by_one_that_finds_nothing_new(home: Home, db: Path):
+    old, lines = time.time() - 60, [user("a"), user("b")]
+    os.utime(write(home.transcript(), lines), (old, old))
+    refresh()
+    os.utime(write(home.transcript(), [user("before"), *lines]), (old, old))
+    refresh(workers=1, is_stopped=lambda: True)
+    assert ask(db, "SELECT count(*) FROM records") == [(5,)]
+    refresh()
+    assert texts(db) == ["a", "b", "before"]
+    assert ask(db, "SELECT count(*) FROM files") == [(1,)]
+
+
 def test_hangup_reads_the_configuration_again(home: Home, db: Path, tmp_path: Path, start_watch: StartWatch):
     write(home.transcript(), [user("old root")])
     second = Home(tmp_path / "second")

@@ -2,6 +2,8 @@
 
 -- What was said in a session, in order; its first and last record.
 CREATE INDEX IF NOT EXISTS records_context ON records (context_id, at, type_id);
+-- Rewritten transcripts that are not compared with what they were yet: asked at every refresh.
+CREATE INDEX IF NOT EXISTS files_replaces ON files (replaces) WHERE replaces IS NOT NULL;
 -- A record by its id, and its copies in other files.
 CREATE INDEX IF NOT EXISTS records_uuid ON records (uuid) WHERE uuid IS NOT NULL;
 -- The newest records.
