@@ -18,7 +18,7 @@ from .usage import BATCH, FAST, US
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .discovery import Found
@@ -168,10 +168,16 @@ def cost(listed: Sequence[prices.Price], rates: dict[int, prices.Rate], response
     return prices.cost(rates[rate_id], tokens_in, out, write - hour, hour, read, response["web_searches"])
 
 
-def metrics(history: History) -> ClaudeMetrics:
-    """The ClaudeMetrics object of what was read."""
+def tariff() -> Callable[[dict[str, Any]], prices.Cost | None]:
+    """What a response costs by the prices as they are now. Raises PriceError."""
     listed = prices.load(config.prices_file())
     rates = {rate.id: rate for rate in prices.rates(listed)}
+    return lambda response: cost(listed, rates, response)
+
+
+def metrics(history: History) -> ClaudeMetrics:
+    """The ClaudeMetrics object of what was read."""
+    charge = tariff()
     totals: dict[tuple[str, str, str], list[int]] = {}
     conversations: dict[str, set[int]] = {}
     newest: int | None = None
@@ -180,7 +186,7 @@ def metrics(history: History) -> ClaudeMetrics:
         conversations.setdefault(path, set()).add(response["session_id"])
         newest = max(response["at"], newest or 0)
         counts = [response[f"{kind}_tokens"] for kind in ("input", "output", "cache_write", "cache_read")]
-        charged = cost(listed, rates, response)
+        charged = charge(response)
         row = [*counts, *(charged or (0,) * 5), int(response["part"] == 0), 0 if charged else sum(counts)]
         before = totals.get((path, name, response["model"]), [0] * len(row))
         totals[path, name, response["model"]] = [a + b for a, b in zip(before, row, strict=True)]

@@ -26,8 +26,10 @@ _RESPONSES = """
 SELECT
   r.id, r.key, r.part, m.name AS model, r.session_id, f.path AS owner_path, w.offset AS owner_offset, r.at,
   r.input_tokens, r.output_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.cache_read_tokens,
-  r.web_searches, r.flags, r.stop_reason, r.record_count
-FROM responses AS r
+  r.web_searches, r.flags, r.stop_reason, r.record_count,
+  r.input AS input_cost, r.output AS output_cost, r.cache_write AS cache_write_cost, r.cache_read AS cache_read_cost,
+  r.web_search AS web_search_cost
+FROM response_costs AS r
 JOIN models AS m ON m.id = r.model_id
 JOIN records AS w ON w.id = r.owner_id
 JOIN files AS f ON f.id = w.id >> 40
@@ -44,6 +46,7 @@ SELECT
   (SELECT count(*) FROM files WHERE size >= 0 AND id NOT IN (SELECT value FROM json_each(:present))) AS sources,
   (SELECT count(*) FROM records WHERE file_id NOT IN (SELECT value FROM json_each(:present))) AS records
 """
+_COSTS = ("input_cost", "output_cost", "cache_write_cost", "cache_read_cost", "web_search_cost")
 # More than these are counted, not listed.
 _LISTED = 100
 
@@ -119,11 +122,12 @@ def _compare_responses(
     cursor = connection.execute(_RESPONSES)
     names = [column[0] for column in cursor.description]
     indexed = {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
-    read = history.responses()
+    read, charge = history.responses(), naive.tariff()
     report.responses = len(read)
     for response_id, theirs in read.items():
         ours = indexed.pop(response_id, None)
         theirs["owner_path"], theirs["owner_offset"] = theirs.pop("owner")
+        theirs |= zip(_COSTS, charge(theirs) or (None,) * len(_COSTS), strict=True)
         if ours is None:
             report.differs(f"response {theirs['key']}: not indexed")
             continue

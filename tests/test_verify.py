@@ -154,11 +154,18 @@ def test_what_is_gone_or_rewritten_is_listed_apart_and_is_no_difference(a_histor
     assert "gone, rewritten or merged" in run_cm("verify").stdout
 
 
-def test_a_difference_is_found_beside_what_is_gone(a_history, home: Home, run_cm: RunCm, tamper):
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE responses SET output_tokens = 0 WHERE session_id = (SELECT max(session_id) FROM responses)",
+        "UPDATE rates SET output_num = output_num * 2",
+    ],
+)
+def test_a_difference_is_found_beside_what_is_gone(a_history, home: Home, run_cm: RunCm, tamper, change):
     verified(run_cm)
     a_history[1].unlink()
     verified(run_cm)
-    tamper("UPDATE responses SET output_tokens = 0 WHERE session_id = (SELECT max(session_id) FROM responses)")
+    tamper(change)
     verified(run_cm, 1)
 
 
