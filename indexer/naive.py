@@ -48,6 +48,7 @@ class History:
     def add(self, found: Found) -> None:
         """Reads one transcript to the size it had when it was found."""
         job = Job(found, len(self.paths) + 1, True)
+        job.patterns, job.keeps_text = config.patterns(), config.keeps_text()
         self.paths[job.file_id] = display_path(found.path)
         self.last = {}
         for part in read(job):
