@@ -186,9 +186,9 @@ class _Reading:
             if row["is_sidechain"] or row["subtype"] == "agent_progress":
                 name = row["agent"] or _root(row["uuid"], parents)
                 self._agents.setdefault(name, _Agent(row["agent"])).rows.append(row)
-            elif _begins_turn(row) or not self._turns:
+            elif _begins_turn(row) or (not self._turns and _is_said(row)):
                 self._turns.append([row])
-            else:
+            elif self._turns:
                 self._turns[-1].append(row)
         starts = [turn[0]["at"] for turn in self._turns]
         places = {row["id"]: number for number, turn in enumerate(self._turns) for row in turn}
@@ -430,6 +430,10 @@ def _begins_turn(row: Row) -> bool:
         return False
     is_typed = row["subtype"] == "command" and "<command-name>" in (row["text"] or "")
     return is_typed or row["subtype"] == "prompt"
+
+
+def _is_said(row: Row) -> bool:
+    return bool(row["type"] == "assistant" or row["subtype"] == "compact_summary")
 
 
 def _step(kind: str, row: Row, text: str | None, **rest: Any) -> Step:

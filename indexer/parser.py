@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
-from . import lines, usage
+from . import lines, passages, usage
 from .digest import digest, digest_text
 
 TYPE_CHECKING = False
@@ -70,6 +70,7 @@ class Batch:
         "contexts",
         "indexed_lines",
         "models",
+        "passages",
         "records",
         "sessions",
         "skipped",
@@ -89,6 +90,7 @@ class Batch:
         self.usage: list[tuple[Any, ...]] = []
         self.tool_uses: list[tuple[Any, ...]] = []
         self.tool_results: list[tuple[Any, ...]] = []
+        self.passages: list[tuple[int, int, str | None, str]] = []
         self.skipped: list[tuple[int, int, int, str, int]] = []
         self.indexed_lines = 0
 
@@ -96,7 +98,7 @@ class Batch:
         """Adds the rows of a final line without its newline, which is not counted among the lines."""
         for name in ("sessions", "models", "types", "contexts"):
             getattr(self, name).update(getattr(tail, name))
-        for name in ("agents", "records", "usage", "tool_uses", "tool_results", "skipped"):
+        for name in ("agents", "records", "usage", "tool_uses", "tool_results", "passages", "skipped"):
             getattr(self, name).extend(getattr(tail, name))
 
 
@@ -109,6 +111,7 @@ class Parser:
         mtime_ms: time of records where it has none.
         session, first_at: first session and first valid timestamp in the transcript, as `look_ahead` finds them.
         last_at, line_count: state where the checkpoint stands.
+        kept: kinds of passages to keep for the search.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Parser:
         first_at: int | None = None,
         last_at: int | None = None,
         line_count: int = 0,
+        kept: frozenset[int] = frozenset(),
     ) -> None:
         self.base = file_id << OFFSET_BITS
         self.name = name
@@ -128,6 +132,7 @@ class Parser:
         self.first_at = first_at
         self.last_at = last_at
         self.line_count = line_count
+        self.kept = kept
         self._contexts: dict[tuple[Any, ...], int] = {}
         self._types: dict[tuple[str, str | None], int] = {}
         self._models: dict[str, int] = {}
@@ -253,6 +258,8 @@ class Parser:
             text = _other_text(kind, record)
         if flags & TEXT_DROPPED:
             text = None
+        elif self.kept and kind in ("assistant", "user"):
+            self._batch.passages += passages.of(record, identity, self.kept)
         self._batch.records.append(
             (
                 identity,

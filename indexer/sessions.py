@@ -14,7 +14,7 @@ from .store import fetch_dicts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any, NamedTuple
 
     Row = dict[str, Any]
@@ -127,33 +127,39 @@ WHERE s.id = ?
     row["first_at"], row["last_at"] = (
         None if row[name] is None else iso(row[name]) for name in ("first_at", "last_at")
     )
-    return {**row, **resume(connection, session), **sums(fetch_dicts(connection, spent, (session,)))}
+    how = resumes(connection, [session]).get(session, NO_RESUME)
+    return {**row, **how, **sums(fetch_dicts(connection, spent, (session,)))}
 
 
-def resume(connection: sqlite3.Connection, session: int) -> Row:
-    """`resume`: the command that takes a session up again, and `has_transcript`: whether it still can.
+def resumes(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:
+    """How sessions are taken up again: `resume`, a shell command, and `has_transcript`, whether it can work.
 
     Claude Code looks for a session among those of the directory it is started in, so it is started where it first was.
     """
-    sql = """
-SELECT s.session_id, f.path, f.gone_at IS NULL AND f.host_id = 1
-FROM sessions AS s JOIN files AS f ON f.session_id = s.id
-WHERE s.id = ? AND f.replaced_at IS NULL AND f.path LIKE '%/' || s.session_id || '.jsonl'
-ORDER BY f.gone_at IS NOT NULL, f.id DESC LIMIT 1
+    named = ", ".join(map(str, ids))
+    found: dict[int, Row] = {}
+    for session, session_id, path, is_gone in connection.execute(_TRANSCRIPTS.format(ids=named)):
+        folder = path.split("/")[-2]
+        directories = [row[0] for row in connection.execute(_DIRECTORIES, (session,))]
+        home = next((cwd for cwd in directories if re.sub(r"[^a-zA-Z0-9]", "-", cwd)[:200] == folder[:200]), None)
+        command = f"claude --resume {shlex.quote(session_id)}"
+        command = command if home is None else f"cd {shlex.quote(home)} && {command}"
+        found[session] = {"resume": command, "has_transcript": not is_gone}
+    return found
+
+
+NO_RESUME: Row = {"resume": None, "has_transcript": False}
+# Those that are there come last, and stay.
+_TRANSCRIPTS = """
+SELECT s.id, s.session_id, f.path, f.gone_at IS NOT NULL OR f.host_id <> 1 AS is_gone
+FROM files AS f
+JOIN sessions AS s ON s.id = f.session_id
+WHERE f.session_id IN ({ids}) AND f.replaced_at IS NULL AND f.path LIKE '%/' || s.session_id || '.jsonl'
+ORDER BY is_gone DESC, f.id
 """
-    found = connection.execute(sql, (session,)).fetchone()
-    if found is None:
-        return {"resume": None, "has_transcript": False}
-    session_id, path, is_there = found
-    folder = path.split("/")[-2]
-    sql = "SELECT cwd FROM contexts WHERE session_id = ? AND cwd IS NOT NULL AND NOT is_sidechain ORDER BY id"
-    directories = [row[0] for row in connection.execute(sql, (session,))]
-    home = next((cwd for cwd in directories if re.sub(r"[^a-zA-Z0-9]", "-", cwd)[:200] == folder[:200]), None)
-    command = f"claude --resume {shlex.quote(session_id)}"
-    return {
-        "resume": command if home is None else f"cd {shlex.quote(home)} && {command}",
-        "has_transcript": bool(is_there),
-    }
+_DIRECTORIES = """
+SELECT DISTINCT cwd FROM contexts WHERE session_id = ? AND cwd IS NOT NULL AND NOT is_sidechain ORDER BY id
+"""
 
 
 def sums(spent: Sequence[Row]) -> Row:

@@ -80,6 +80,6 @@ def _is_record(data: bytes, row: Row) -> bool:
     if len(data) != row["length"]:
         return False
     if row["uuid"] is None:
-        return digest(data.strip()) == row["digest"]
+        return bool(digest(data.strip()) == row["digest"])
     record = _parsed(data)
     return record is not None and bool(record.get("uuid") == row["uuid"])

@@ -316,3 +316,4 @@ CREATE TABLE passages ( -- what can be searched: messages and, from the first se
   text TEXT -- what it says; NULL: what the record's text says
 ) STRICT""")
     db.execute("CREATE INDEX passages_record ON passages (record_id)")
+    db.execute("CREATE INDEX files_session ON files (session_id)")  # where a session can be resumed
