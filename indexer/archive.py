@@ -22,7 +22,7 @@ from .store import display_path, insert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, NamedTuple
 
     from .checkpoint import Checkpoint
@@ -394,6 +394,21 @@ def drop(connection: sqlite3.Connection, file_ids: Iterable[int], reason: str) -
         connection.execute("DELETE FROM chunks WHERE file_id = ?", (file_id,))
         sql = "UPDATE files SET dropped = ?, offset = 0, is_packed = 0, meta = NULL WHERE id = ?"
         connection.execute(sql, (reason, file_id))
+
+
+def rewrite(connection: sqlite3.Connection, change: Callable[[bytes], bytes]) -> None:
+    """Changes the bytes of all chunks, to others of the same length."""
+    from .digest import digest
+
+    for file_id, start in connection.execute("SELECT file_id, start FROM chunks").fetchall():
+        at = (file_id, start)
+        (packed,) = connection.execute("SELECT data FROM chunks WHERE file_id = ? AND start = ?", at).fetchone()
+        data = decompress(packed)
+        changed = change(data)
+        if changed != data:
+            sql = "UPDATE chunks SET data = ?, digest = ? WHERE file_id = ? AND start = ?"
+            connection.execute(sql, (compress(changed, _PACKED_LEVEL), digest(changed), *at))
+            connection.execute("UPDATE files SET is_masked = 1 WHERE id = ?", (file_id,))
 
 
 # Opening

@@ -42,6 +42,8 @@ COMMANDS = {
     "status": ("status", "The index's health and what it covers."),
     "statusline": ("statusline", "One line for Claude Code's status bar."),
     "keep": ("keep", "The transcripts themselves: kept, given back, thinned out."),
+    "forget": ("privacy", "Take out what was said in a session or a project, for good."),
+    "redact": ("privacy", "Mask the secrets in what is stored already."),
     "verify": ("verify", "Compare the index with the transcripts."),
     "demo": ("demo", "Show the reports on a made-up history."),
     "config": ("config", "Every setting, and where it comes from."),

@@ -126,6 +126,7 @@ def refresh(
             except PriceError as error:
                 summary.warnings.append(f"{error}; costs are by the prices as they were")
             zones.update(connection)
+            summary.warnings += _settle_text(connection, path)
             with _archive(path, connection) as archive:
                 _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped, archive)
             _log_run(connection, summary, clock, command, bool(paths))
@@ -196,6 +197,15 @@ def _refresh(
     summary.files_unchanged = summary.files_seen - summary.files_parsed - len(writer.failed)
     summary.files_failed = len(summary.failures)
     summary.phases["finalize"] = clock.lap()
+
+
+def _settle_text(connection: sqlite3.Connection, path: str) -> list[str]:
+    is_off = connection.execute("SELECT 1 FROM meta WHERE key = 'text_is_off'").fetchone() is not None
+    if is_off != config.keeps_text():
+        return []
+    from .erasure import settle_text
+
+    return settle_text(connection, path)
 
 
 @contextmanager

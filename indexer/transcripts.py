@@ -6,7 +6,7 @@ import os
 import stat
 
 from . import checkpoint, lines, reader
-from .parser import FROM_META, TEXT_DROPPED, Batch, Parser
+from .parser import FROM_META, Batch, Parser
 from .store import display_path
 
 TYPE_CHECKING = False
@@ -101,7 +101,9 @@ def read(job: Job) -> Iterator[Part]:
         try:
             for part in _parts(job, descriptor):
                 if not job.keeps_text:
-                    _drop_text(part.batch)
+                    from .privacy import drop_text
+
+                    drop_text(part.batch)
                 yield part
         finally:
             os.close(descriptor)
@@ -195,16 +197,6 @@ def _masked(job: Job, data: bytes) -> bytes:
     from .redaction import redactor
 
     return redactor(job.patterns).mask(data)
-
-
-def _drop_text(batch: Batch) -> None:
-    """Leaves out what was said: prompts, answers, titles, descriptions, and what slash commands were given."""
-    batch.records = [
-        row if row[-1] is None else (*row[:6], row[6] | TEXT_DROPPED, *row[7:-1], None) for row in batch.records
-    ]
-    batch.passages = []
-    batch.agents = [(*row[:3], None, row[4]) for row in batch.agents]
-    batch.tool_uses = [row if row[4] is None else (*row[:4], row[4].split(None, 1)[0], row[5]) for row in batch.tool_uses]
 
 
 def _parser(job: Job) -> Parser:

@@ -7,6 +7,7 @@ import time
 from . import accounting, passages, prices, schema
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
+from .privacy import Tombstones
 from .store import display_path, insert
 from .transcripts import Job, Part
 
@@ -68,6 +69,7 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection, summary: Summary, archive: Archive | None = None) -> None:
         self._archive = archive
+        self._tombstones = Tombstones(connection)
         self._execute = connection.execute
         self._many = connection.executemany
         self._connection = connection
@@ -160,8 +162,9 @@ class Writer:
         """Stores a part; commits when much has come together."""
         if self._archive is not None:
             self._archive.add(part)
-        if part.is_for_archive:
+        if part.is_for_archive and part.error is None:
             return
+        self._tombstones.apply(part)
         self._begin()
         if part.error is not None:
             self._fail(part)
