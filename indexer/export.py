@@ -174,7 +174,8 @@ h2 {{ font-size: .9rem; font-weight: normal; opacity: .7; margin: 2.5rem 0 .5rem
 h2 {{ padding-top: .5rem; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; opacity: .8; }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
-.prompt {{ background: #8882; border-radius: .5rem; padding: .6rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }}
+.prompt {{ background: #8882; border-radius: .5rem; padding: .6rem 1rem; }}
+.prompt {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .failed > summary {{ color: #c33; }}
 details {{ margin: .4rem 0; padding-left: .6rem; border-left: 2px solid #8884; }}
 summary {{ cursor: pointer; overflow-wrap: anywhere; }}

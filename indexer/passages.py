@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from .sources import Source
+
     # Called with what is done and what there is to do.
     Progress = Callable[[int, int], None]
     # Record, kind, tool, text.
@@ -125,7 +127,8 @@ _TO_READ = """
 SELECT r.id, r.length, r.uuid, r.digest
 FROM records AS r
 JOIN record_types AS t ON t.id = r.type_id
-WHERE t.type IN ('user', 'assistant') AND ({wanted})
+JOIN contexts AS c ON c.id = r.context_id
+WHERE t.type IN ('user', 'assistant') AND ({wanted}) AND c.session_id NOT IN (SELECT id FROM forgotten)
 ORDER BY r.id
 """
 # By time: where very many match, the newest of them are ranked.
@@ -136,13 +139,18 @@ ORDER BY r.at, r.id
 """
 
 
-def build(connection: sqlite3.Connection, kinds: frozenset[int], progress: Progress | None = None) -> dict[str, int]:
+def build(
+    connection: sqlite3.Connection,
+    kinds: frozenset[int],
+    source: Source,
+    mask: Callable[[str], str] = str,
+    progress: Progress | None = None,
+) -> None:
     """Makes the full-text index anew, of messages and of passages of these kinds. The caller holds the refresh lock.
 
-    What is kept already stays, also of transcripts that are gone; the rest is read from the transcripts.
-
-    Returns:
-        How many records were not there to be read, by the reason.
+    Args:
+        source: what is not kept already is read from there; its `missing` says what could not be.
+        mask: what is done to a text before it is stored.
     """
     had = kept(connection) or frozenset()
     execute = connection.execute
@@ -151,35 +159,33 @@ def build(connection: sqlite3.Connection, kinds: frozenset[int], progress: Progr
     execute("CREATE TEMP TABLE found (record_id INTEGER, kind INTEGER, tool TEXT, text TEXT)")
     stays = f"kind IN ({', '.join(map(str, sorted(kinds & had)))})"
     execute(f"INSERT INTO temp.found SELECT record_id, kind, tool, text FROM passages WHERE {stays}")
-    missing = _catch_up(connection, kinds - had, progress)
+    _catch_up(connection, kinds - had, source, mask, progress)
     execute(_MESSAGES.format(into="temp.found (record_id, kind)", source="records AS r WHERE"))
     execute("DELETE FROM passages")
     execute(_IN_ORDER)
     execute("DROP TABLE temp.found")
     _fill(connection, progress)
     execute("INSERT INTO meta VALUES ('search', ?)", (json.dumps(sorted(kinds)),))
-    return missing
 
 
-def _catch_up(connection: sqlite3.Connection, kinds: frozenset[int], progress: Progress | None) -> dict[str, int]:
-    from contextlib import closing
-
-    from .sources import Source
+def _catch_up(
+    connection: sqlite3.Connection,
+    kinds: frozenset[int],
+    source: Source,
+    mask: Callable[[str], str],
+    progress: Progress | None,
+) -> None:
     from .store import fetch_dicts
 
     wanted = " OR ".join(_WANTED[kind] for kind in sorted(kinds)) or "0"
     rows = fetch_dicts(connection, _TO_READ.format(wanted=wanted))
-    with closing(Source(connection, None)) as source:
-        for done, row in enumerate(rows, 1):
-            record = source.record(row)
-            if record is not None:
-                connection.executemany(INSERT.replace("passages", "temp.found"), of(record, row["id"], kinds))
-            if progress is not None and done % 1000 == 0:
-                progress(done, 2 * len(rows))
-    missing: dict[str, int] = {}
-    for (_, reason), count in source.missing.items():
-        missing[reason] = missing.get(reason, 0) + count
-    return missing
+    for done, row in enumerate(rows, 1):
+        record = source.record(row)
+        if record is not None:
+            found = [(*passage[:3], mask(passage[3])) for passage in of(record, row["id"], kinds)]
+            connection.executemany(INSERT.replace("passages", "temp.found"), found)
+        if progress is not None and done % 1000 == 0:
+            progress(done, 2 * len(rows))
 
 
 def _fill(connection: sqlite3.Connection, progress: Progress | None) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from indexer import passages, search, store
 from indexer.digest import digest_text
+from indexer.sources import Source
 
 WORDS = 50_000
 # Of a session, of a transcript, of a project's sessions.
@@ -95,7 +96,7 @@ def main() -> None:
             make(connection, count)
             size = os.path.getsize(path)
             begun = time.perf_counter()
-            passages.build(connection, frozenset({passages.INPUT}))
+            passages.build(connection, frozenset(), Source(connection, None))
             print(f"built in {time.perf_counter() - begun:.1f} s, {(os.path.getsize(path) - size) / 1e6:.0f} MB")
         measure(connection)
         connection.close()

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from datetime import date, timedelta
 
 import click
 
-from .. import completion, config, filters, passages, store, zones
+from .. import archive, completion, config, filters, passages, redaction, store, zones
 from .. import search as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..output import dumps, printable
 from ..settings import project_label
+from ..sources import Source
 from .common import open_index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Row = dict[str, Any]
@@ -99,6 +101,7 @@ def search(
         query = library.Query(match, phrases, start, end, chosen, role, tool)
         with store.snapshot(connection):
             found = library.find(connection, query, limit)
+        when = zones.clock(connection)
     finally:
         connection.close()
     if as_json:
@@ -106,29 +109,33 @@ def search(
     elif not found:
         say(f"nothing was said that matches {' '.join(words)}")
     else:
-        click.echo("\n\n".join(_blocks(found)))
+        click.echo("\n\n".join(_blocks(found, when)))
 
 
 # The full-text index
 
 
 def _wanted(include: Sequence[str], had: frozenset[int] | None) -> frozenset[int]:
+    """Kinds of passages to keep; of what must not be kept at all, there are none."""
+    if not config.keeps_text():
+        return frozenset()
     named = (*include, *config.searched())
     return (had or frozenset()) | {passages.INPUT, *(passages.OPTIONAL[name] for name in named)}
 
 
 def _build(path: str, kinds: frozenset[int]) -> None:
     say("making the full-text index; this is done once")
-    with store.Lock(path, wait=True):
-        connection = store.open_writer(path)
-        try:
-            with click.progressbar(length=1000, label="Indexing", file=sys.stderr) as bar:
-                missing = passages.build(connection, kinds, lambda done, all: bar.update(done * 1000 // all - bar.pos))
-                bar.update(1000 - bar.pos)
-        finally:
-            connection.close()
-    for reason, count in missing.items():
-        say(f"what tools were given in {count:,} messages is not in it: their transcripts are {reason}")
+    with store.Lock(path, wait=True), closing(store.open_writer(path)) as connection:
+        archived = archive.open_reader(path, connection)
+        mask = redaction.redactor(config.patterns()).mask_text
+        source = Source(connection, None if archived is None else archived.read)
+        with closing(source), click.progressbar(length=1000, label="Indexing", file=sys.stderr) as bar:
+            passages.build(connection, kinds, source, mask, lambda done, all: bar.update(done * 1000 // all - bar.pos))
+            bar.update(1000 - bar.pos)
+        if archived is not None:
+            archived.close()
+    for (file, reason), count in source.missing.items():
+        say(f"what tools were given in {count:,} messages of {file} is not in it: it is {reason}")
 
 
 # What is asked
@@ -168,12 +175,15 @@ def _sessions(
 # What is shown
 
 
-def _blocks(found: Sequence[Row]) -> list[str]:
+def _blocks(found: Sequence[Row], when: Callable[[str], str]) -> list[str]:
     """What was found by session, the session of the best first."""
     by_session: dict[str, list[Row]] = {}
     for row in found:
         by_session.setdefault(row["session_id"], []).append(row)
-    return ["\n".join([*_head(rows[0]), *(line for row in rows for line in _hit(row))]) for rows in by_session.values()]
+    return [
+        "\n".join([*_head(rows[0]), *(line for row in rows for line in _hit(row, when))])
+        for rows in by_session.values()
+    ]
 
 
 def _head(row: Row) -> list[str]:
@@ -181,13 +191,13 @@ def _head(row: Row) -> list[str]:
     label = project_label(project, project.rstrip("/").rpartition("/")[2])
     title = click.style(printable(row["title"] or "untitled"), bold=True)
     way = row["resume"] if row["has_transcript"] else f"cm show {row['session_id']}"
-    gone = "" if row["has_transcript"] else "  (its transcript is gone)"
+    gone = "" if row["has_transcript"] else "  (no transcript to resume)"
     return [f"{title}  {click.style(printable(label), fg='cyan')}", click.style(printable(f"  {way}") + gone, dim=True)]
 
 
-def _hit(row: Row) -> list[str]:
+def _hit(row: Row, when: Callable[[str], str]) -> list[str]:
     what = row["tool"] or row["role"]
-    where = f"  {row['at'][:16].replace('T', ' ')}  {printable(what)}"
+    where = f"  {when(row['at'])}  {printable(what)}"
     return [click.style(where, fg="green"), f"    {_highlighted(row)}"]
 
 

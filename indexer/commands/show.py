@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from .. import completion, conversation, export, filters, sessions, zones
+from .. import archive, completion, config, conversation, export, filters, sessions, zones
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
 from ..output import dumps, printable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..sessions import Target
+    from ..sources import Archive
 
     Row = dict[str, Any]
     Clock = Callable[[str], str]
@@ -73,10 +74,11 @@ def show(
     connection = open_index(db, roots, no_refresh, "show")
     try:
         found = sessions.find(connection, target, _projects(connection, project))
+        archived = archive.open_reader(config.database(db), connection)
         if form == "raw":
-            _raw(connection, found)
+            _raw(connection, found, None if archived is None else archived.read)
             return
-        told = conversation.read(connection, found)
+        told = conversation.read(connection, found, None if archived is None else archived.read)
         when = zones.clock(connection)
     finally:
         connection.close()
@@ -101,9 +103,9 @@ def _projects(connection: sqlite3.Connection, wanted: str | None) -> list[int] |
     return found
 
 
-def _raw(connection: sqlite3.Connection, target: Target) -> None:
+def _raw(connection: sqlite3.Connection, target: Target, archived: Archive | None) -> None:
     missing = 0
-    for data in conversation.raw(connection, target):
+    for data in conversation.raw(connection, target, archived):
         missing += data is None
         if data is not None:
             click.echo(data)
