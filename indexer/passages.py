@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 
+from . import lines
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
@@ -55,6 +57,12 @@ def kept(connection: sqlite3.Connection) -> frozenset[int] | None:
     """Kinds of passages that are kept; None before the first search."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'search'").fetchone()
     return None if row is None else frozenset(json.loads(row[0]))
+
+
+def of_line(line: bytes, record_id: int, kinds: frozenset[int]) -> list[Passage]:
+    """Passages of the record that stands there."""
+    records = [piece.record for piece in lines.pieces(line) if piece.record is not None]
+    return of(records[0], record_id, kinds) if records else []
 
 
 def of(record: dict[str, Any], record_id: int, kinds: frozenset[int]) -> list[Passage]:
