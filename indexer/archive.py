@@ -13,6 +13,7 @@ import os
 import sqlite3
 import time
 from collections import namedtuple
+from functools import partial
 
 from . import store
 from .checkpoint import UNFINISHED
@@ -107,6 +108,8 @@ _LEVEL, _PACKED_LEVEL = 3, 9
 _PACKED_BYTES = 64 * 1024 * 1024
 _LONG_WINDOW = 26
 _QUIET_NS = 86_400 * 10**9
+# A report reads for less; a server may hold on for ever.
+_READER_MS = 2_000
 # Of the time that a refresh took so far, and once for at least one transcript.
 _PACKING_SHARE = 0.25
 _CURRENT = "SELECT path, id, file_id, size, mtime_ns, offset, dropped FROM files WHERE replaced_at IS NULL"
@@ -144,12 +147,10 @@ def decompress(data: bytes) -> bytes:
 
 def _zstd() -> Any:
     import sys
+    from importlib import import_module
 
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
+    # The same library: in the standard library since 3.14.
+    return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 
 # In the worker
@@ -307,8 +308,8 @@ class Archive:
         """The row that the chunks of a job belong to: the present one while its bytes are the transcript's."""
         job = part.job
         path = display_path(job.found.path)
-        row = self._execute("SELECT id, offset, dropped FROM files WHERE path = ? AND replaced_at IS NULL", (path,))
-        before = row.fetchone()
+        sql = "SELECT id, offset, dropped FROM files WHERE path = ? AND replaced_at IS NULL"
+        before = self._execute(sql, (path,)).fetchone()
         if before is not None and (part.is_same or before[2] is not None):
             # Behind the whole lines stands what was the open last line; it is read again.
             self._execute("DELETE FROM chunks WHERE file_id = ? AND start >= ?", (before[0], before[1]))
@@ -337,7 +338,7 @@ class Archive:
         )
         count = 0
         for (file_id,) in self._execute(sql, (time.time_ns() - _QUIET_NS,)).fetchall():
-            store.transaction(self._connection, lambda file_id=file_id: self._pack(file_id))
+            store.transaction(self._connection, partial(self._pack, file_id))
             count += 1
             if seconds is not None and time.perf_counter() > end:
                 break
@@ -496,7 +497,8 @@ def open_reader(db: str, index: sqlite3.Connection) -> Reader | None:
 
 
 def compact(connection: sqlite3.Connection) -> bool:
-    """Leaves nothing behind of what was deleted: neither in free pages nor in the WAL. False: a reader is in the way."""
+    """Leaves nothing of what was deleted in free pages or the WAL; False if a reader is in the way."""
     connection.execute("VACUUM")
+    connection.execute(f"PRAGMA busy_timeout = {_READER_MS}")
     (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not is_busy

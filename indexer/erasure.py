@@ -42,6 +42,7 @@ WHERE
   AND r.text IS NOT NULL AND s.id NOT IN (SELECT id FROM temp.forgetting)
 ORDER BY 1
 """
+_UNUSED_PROJECTS = "DELETE FROM projects WHERE id NOT IN (SELECT project_id FROM sessions WHERE project_id IS NOT NULL)"
 # What says something beyond numbers and names. Ids, models, tools and times are what the numbers rest on.
 _TEXTS = (
     ("records", "text"),
@@ -96,7 +97,8 @@ def forget(db: str, sessions: Collection[str], is_all: bool = False, is_dry: boo
 def _forget(connection: sqlite3.Connection, sessions: Collection[str], is_all: bool) -> None:
     now = time.time_ns() // 10**6
     connection.executemany(
-        "INSERT INTO forgotten VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET is_all = max(is_all, excluded.is_all)",
+        "INSERT INTO forgotten VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET is_all = max(is_all, excluded.is_all)",
         [(digest_text(name), name, now, int(is_all)) for name in sessions],
     )
     connection.execute("INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM temp.forgetting")
@@ -146,7 +148,7 @@ def _delete(connection: sqlite3.Connection) -> None:
         f"DELETE FROM contexts WHERE {_OF_SESSIONS}",
         f"UPDATE files SET session_id = NULL WHERE {_OF_SESSIONS}",
         "DELETE FROM sessions WHERE id IN (SELECT id FROM temp.forgetting)",
-        "DELETE FROM projects WHERE id NOT IN (SELECT project_id FROM sessions WHERE project_id IS NOT NULL)",
+        _UNUSED_PROJECTS,
         # Nothing of these is left but their names.
         "DELETE FROM files WHERE (gone_at IS NOT NULL OR replaced_at IS NOT NULL) AND NOT EXISTS"
         " (SELECT 1 FROM records WHERE id >= files.id << 40 AND id < (files.id + 1) << 40)",
@@ -157,10 +159,13 @@ def _delete(connection: sqlite3.Connection) -> None:
 def _archived(db: str, sessions: Collection[str]) -> int:
     if not os.path.exists(archive.place(db)):
         return 0
-    marks = ", ".join("?" * len(sessions))
-    sql = f"SELECT count(DISTINCT c.file_id) FROM chunks AS c JOIN files AS f ON f.id = c.file_id WHERE session IN ({marks})"
     with closing(archive.open_archive(archive.place(db))) as connection:
+        sql = f"SELECT count(*) FROM files WHERE id IN (SELECT file_id FROM chunks) AND session {_among(sessions)}"
         return int(connection.execute(sql, tuple(sessions)).fetchone()[0])
+
+
+def _among(values: Collection[str]) -> str:
+    return f"IN ({', '.join('?' * len(values))})"
 
 
 def _forget_archived(db: str, sessions: Collection[str]) -> bool:
@@ -170,8 +175,8 @@ def _forget_archived(db: str, sessions: Collection[str]) -> bool:
         return True
     with closing(archive.open_archive(path, is_writer=True)) as connection:
         connection.execute("PRAGMA secure_delete = ON")
-        marks = ", ".join("?" * len(sessions))
-        own = [row[0] for row in connection.execute(f"SELECT id FROM files WHERE session IN ({marks})", tuple(sessions))]
+        sql = f"SELECT id FROM files WHERE session {_among(sessions)}"
+        own = [row[0] for row in connection.execute(sql, tuple(sessions))]
         transaction(connection, lambda: archive.drop(connection, own, "forgotten"))
         transaction(connection, lambda: archive.rewrite(connection, lambda data: archive.blank(data, sessions)))
         return archive.compact(connection)
@@ -195,16 +200,16 @@ def _holds(file: str, sessions: Collection[str]) -> bool:
     with open(file, "rb") as opened:
         if opened.read(16) != b"SQLite format 3\0":
             return False
-    marks = ", ".join("?" * len(sessions))
+    among = _among(sessions)
     try:
         with closing(store.connect(file)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
             if "chunks" in tables:
-                sql = f"SELECT 1 FROM files WHERE session IN ({marks}) AND dropped IS NULL LIMIT 1"
+                sql = f"SELECT 1 FROM files WHERE session {among} AND dropped IS NULL LIMIT 1"
             else:
                 sql = (
                     "SELECT 1 FROM sessions AS s JOIN contexts AS c ON c.session_id = s.id"
-                    f" JOIN records AS r ON r.context_id = c.id WHERE s.session_id IN ({marks}) LIMIT 1"
+                    f" JOIN records AS r ON r.context_id = c.id WHERE s.session_id {among} LIMIT 1"
                 )
             return connection.execute(sql, tuple(sessions)).fetchone() is not None
     except sqlite3.Error:
@@ -282,7 +287,7 @@ def _mask(connection: sqlite3.Connection, redactor: redaction.Redactor) -> None:
     for table, column in _columns(connection):
         connection.execute(f"UPDATE {table} SET {column} = mask({column}) WHERE finds({column})")
     accounting.derive(connection)
-    connection.execute("DELETE FROM projects WHERE id NOT IN (SELECT project_id FROM sessions WHERE project_id NOT NULL)")
+    connection.execute(_UNUSED_PROJECTS)
     if is_searched:
         connection.execute("INSERT INTO search (search) VALUES ('rebuild')")
         connection.execute("INSERT INTO search (search) VALUES ('optimize')")

@@ -13,7 +13,7 @@ from .store import display_path, fetch_dicts, real_path
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Any
 
 _DAYS = {"d": 1, "w": 7, "m": 30, "y": 365}
@@ -93,7 +93,8 @@ def restore(reader: archive.Reader, session: str, folder: str, with_earlier: boo
     Raises:
         CmError: nothing is kept of it, or a file stands in the way; nothing is written then.
     """
-    rows = fetch_dicts(reader.connection, f"{_HELD} WHERE f.session = ? GROUP BY f.id ORDER BY f.path, f.id", (session,))
+    sql = f"{_HELD} WHERE f.session = ? GROUP BY f.id ORDER BY f.path, f.id"
+    rows = fetch_dicts(reader.connection, sql, (session,))
     rows = [row for row in rows if with_earlier or row["replaced_at"] is None]
     if not rows:
         raise CmError(f"{session}: nothing is kept of it (any more); `cm keep` says what is")
@@ -127,19 +128,17 @@ def _targets(rows: Sequence[dict[str, Any]], folder: str) -> list[tuple[str, dic
 
 def _write(reader: archive.Reader, target: str, row: dict[str, Any], written: list[str]) -> dict[str, Any]:
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-    with _new_file(target, written) as file:
-        for data in reader.bytes_of(row["id"]):
-            file.write(data)
+    _new_file(target, reader.bytes_of(row["id"]), written)
     if row["meta"] is not None and row["replaced_at"] is None:
-        with _new_file(f"{target.removesuffix('.jsonl')}.meta.json", written) as file:
-            file.write(archive.decompress(row["meta"]))
+        _new_file(f"{target.removesuffix('.jsonl')}.meta.json", [archive.decompress(row["meta"])], written)
     return {"path": display_path(target), "bytes": row["bytes"], "is_masked": bool(row["is_masked"])}
 
 
-def _new_file(path: str, written: list[str]) -> Any:
-    file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+def _new_file(path: str, pieces: Iterable[bytes], written: list[str]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     written.append(path)
-    return file
+    with os.fdopen(descriptor, "wb") as file:
+        file.writelines(pieces)
 
 
 def age(text: str) -> int:
@@ -172,7 +171,8 @@ def prune(
         connection = archive.open_archive(path, is_writer=True)
         try:
             limit = time.time_ns() - older_than if older_than is not None else None
-            rows = [row for row in fetch_dicts(connection, f"{_HELD} GROUP BY f.id") if _is_pruned(row, limit, sessions)]
+            held = fetch_dicts(connection, f"{_HELD} GROUP BY f.id")
+            rows = [row for row in held if _is_pruned(row, limit, sessions)]
             if rows and not is_dry:
                 ids = [row["id"] for row in rows]
                 store.transaction(connection, lambda: archive.drop(connection, ids, "pruned"))

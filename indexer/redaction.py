@@ -87,7 +87,9 @@ _ZONES = {
         {"message": "message", "toolUseResult": "named", "data": "data", "attachment": "attachment"},
     ),
     "message": Zone(
-        frozenset("id type role model stop_reason stop_sequence".split()), True, {"content": "content", "usage": "fixed"}
+        frozenset("id type role model stop_reason stop_sequence".split()),
+        True,
+        {"content": "content", "usage": "fixed"},
     ),
     "content": Zone(frozenset(), True, {"": "block"}),
     "block": Zone(frozenset("type id name tool_use_id".split()), True, {"input": "named", "content": "content"}),
@@ -168,8 +170,9 @@ class Redactor:
             if start == end or _MASKED.fullmatch(text, start, end):
                 continue
             if found and start < found[-1][1]:
-                start, end = found[-1][0], max(end, found.pop()[1])
-            found.append((start, end))
+                found[-1] = (found[-1][0], max(end, found[-1][1]))
+            else:
+                found.append((start, end))
         return found
 
     def _line(self, line: bytes) -> bytes:

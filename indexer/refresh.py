@@ -223,9 +223,7 @@ def _archive(path: str, connection: sqlite3.Connection) -> Iterator[Archive | No
         archive.close()
 
 
-def _prepared(
-    jobs: list[Job], archive: Archive | None, found: Discovery, known: dict[str, Checkpoint]
-) -> list[Job]:
+def _prepared(jobs: list[Job], archive: Archive | None, found: Discovery, known: dict[str, Checkpoint]) -> list[Job]:
     """The jobs with what they must know of privacy and of the archive."""
     if archive is not None:
         jobs = archive.prepare(jobs, found.files, known)

@@ -206,5 +206,3 @@ def test_an_archive_that_text_false_leaves_is_named(home: builders.Home, db: Pat
     assert "cm keep prune --older-than 0d" in run_cm("refresh").stderr
     assert run_cm("keep", "prune", "--older-than", "0d", "--yes").returncode == 0
     assert not remains(db, SAID)
-
-

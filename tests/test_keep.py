@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import builders
@@ -44,7 +44,13 @@ def restored(db: Path, folder: Path, session: str = SESSION, with_earlier: bool 
 def conversation(home: builders.Home) -> Path:
     """A session with a subagent, a blank line, a broken one, and a torn tail."""
     call = tool_use("Read", file_path="/etc/hosts")
-    lines = [user("Who is there?"), assistant(call), tool_result(call["id"], "localhost " * 50), b"\n", b'{"type": "us\n']
+    lines = [
+        user("Who is there?"),
+        assistant(call),
+        tool_result(call["id"], "localhost " * 50),
+        b"\n",
+        b'{"type": "us\n',
+    ]
     path = builders.write(home.transcript(), [*lines, assistant()])
     builders.append(path, [b'{"type":"assistant","mess'])
     builders.write(home.subagent(), [user("Look.", isSidechain=True, agentId="a1")])
@@ -67,7 +73,9 @@ def test_a_deleted_session_comes_back_byte_for_byte_with_its_subagents(
             file.unlink()
     done = run_cm("keep", "restore", SESSION[:8], home.root)
     assert done.returncode == 0, done.stderr
-    assert {str(file.relative_to(home.root)): file.read_bytes() for file in projects.rglob("*") if file.is_file()} == before
+    assert {
+        str(file.relative_to(home.root)): file.read_bytes() for file in projects.rglob("*") if file.is_file()
+    } == before
     assert time.time() - path.stat().st_mtime < 60
     assert path.stat().st_mode & 0o777 == 0o600
     assert f"claude --resume {SESSION}" in done.stderr
@@ -308,10 +316,8 @@ def test_whatever_happens_the_archive_is_never_behind_the_index(
         configure("keep = true" if is_on else "")
         with pytest.MonkeyPatch.context() as patch:
             cut(patch, killed)
-            try:
+            with suppress(Killed):
                 refresh()
-            except Killed:
-                pass
         if is_on:
             assert_not_behind(folder / "cm.db")
     configure("keep = true")
@@ -369,8 +375,8 @@ def assert_not_behind(db: Path) -> None:
         sql = "SELECT path, offset FROM files WHERE replaced_at IS NULL AND mtime_ns > 0"
         claimed = dict(index.execute(sql).fetchall())
     with closing(archive.Reader(archive.place(str(db)))) as reader:
-        sql = "SELECT path, offset FROM files WHERE replaced_at IS NULL"
-        kept = dict(reader.connection.execute(sql).fetchall())
+        # After a kill the index may still be at the generation before.
+        kept = dict(reader.connection.execute("SELECT path, max(offset) FROM files GROUP BY path").fetchall())
     for path, offset in claimed.items():
         assert kept.get(path, 0) >= offset
 

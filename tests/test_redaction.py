@@ -27,9 +27,7 @@ AWS = "AKIA" + "ABCD1234" * 2
 SLACK = "xoxb-" + "1234567890-abcdef"
 NPM = "npm_" + "aB3d" * 9
 JWT = "eyJ" + "hbGciOiJI" + ".eyJ" + "zdWIiOiIx" + "." + "c2lnbmF0dXJl"
-PRIVATE_KEY = (
-    "-----BEGIN RSA " + "PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEA\n" * 4 + "-----END RSA " + "PRIVATE KEY-----"
-)
+PRIVATE_KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEA\n" * 4 + "-----END RSA " + "PRIVATE KEY-----"
 SECRETS = [ANTHROPIC, GITHUB, AWS, SLACK, NPM, JWT, PRIVATE_KEY]
 ALL = tuple(pattern for patterns in SETS.values() for pattern in patterns)
 
@@ -62,9 +60,7 @@ def test_a_secret_is_stored_nowhere(home: builders.Home, db: Path, secret: str) 
     lines.append(builders.title(f"About {secret}"))
     builders.write(home.transcript(), lines)
     builders.write(home.subagent(), [user(f"Use\n{secret}")])
-    home.subagent().with_name("agent-a1.meta.json").write_bytes(
-        orjson.dumps({"agentType": "x", "description": secret})
-    )
+    home.subagent().with_name("agent-a1.meta.json").write_bytes(orjson.dumps({"agentType": "x", "description": secret}))
     refresh()
     assert not remains(db, secret)
     assert b"[redacted]" in stored_bytes(db)
@@ -77,7 +73,9 @@ def test_numbers_stay_and_verify_agrees(home: builders.Home, db: Path, run_cm: R
     refresh(db=str(db.parent / "plain.db"))
     configure("redact = true")
     refresh()
-    sql = "SELECT offset, length, line, at, uuid, parent_uuid, model_id, response_id, message_id, request_id FROM records"
+    sql = (
+        "SELECT offset, length, line, at, uuid, parent_uuid, model_id, response_id, message_id, request_id FROM records"
+    )
     spent = "SELECT * FROM record_usage ORDER BY 1, 2"
     for question in (sql, spent, "SELECT * FROM responses", "SELECT * FROM tool_uses"):
         assert rows(db, question) == rows(db.parent / "plain.db", question)
@@ -113,9 +111,8 @@ def test_a_pattern_may_match_what_numbers_rest_on_and_they_stay(home: builders.H
     builders.write(home.transcript(), lines)
     configure("")
     refresh(db=str(db.parent / "plain.db"))
-    configure("[redact]\nsets = []\npatterns = ['msg_\\d+', 'claude', 'assistant', 'usage', '2026', 'tokens', SESSION]".replace(
-        "SESSION", f"'{SESSION}'"
-    ))
+    patterns = ["msg_[0-9]+", "claude", "assistant", "usage", "2026", "tokens", SESSION]
+    configure(f"[redact]\nsets = []\npatterns = {patterns}")
     refresh()
     for question in ("SELECT key, input_tokens, output_tokens, at FROM responses", "SELECT session_id FROM sessions"):
         assert rows(db, question) == rows(db.parent / "plain.db", question)
@@ -132,7 +129,9 @@ def test_a_broken_line_is_masked_and_the_record_behind_it_still_found(home: buil
     assert not remains(db, GITHUB)
 
 
-def test_a_torn_line_waits_for_its_end_because_half_a_secret_is_not_recognised(home: builders.Home, db: Path, tmp_path: Path) -> None:
+def test_a_torn_line_waits_for_its_end_because_half_a_secret_is_not_recognised(
+    home: builders.Home, db: Path, tmp_path: Path
+) -> None:
     configure("keep = true\nredact = true")
     path = builders.write(home.transcript(), [user()])
     builders.append(path, [b'{"type":"user","message":{"content":"' + ANTHROPIC[:12].encode()])
@@ -199,7 +198,9 @@ def test_nothing_is_masked_until_it_is_configured(home: builders.Home, db: Path,
         ("keep = true\ntext = false", "choose one of them"),
     ],
 )
-def test_a_wrong_setting_is_told_and_nothing_is_read(home: builders.Home, run_cm: RunCm, config: str, said: str) -> None:
+def test_a_wrong_setting_is_told_and_nothing_is_read(
+    home: builders.Home, run_cm: RunCm, config: str, said: str
+) -> None:
     builders.write(home.transcript(), [user()])
     configure(config)
     done = run_cm("refresh")
@@ -214,7 +215,9 @@ def test_what_looks_like_a_secret_and_is_none_stays() -> None:
         assert redactor(ALL).mask(line) == line
 
 
-texts = st.lists(st.sampled_from([*SECRETS, "\n", '"', "\\", "ü", "😀", " ", "x", "\t", "\\n", "{", "\u2028"]), max_size=8)
+texts = st.lists(
+    st.sampled_from([*SECRETS, "\n", '"', "\\", "ü", "😀", " ", "x", "\t", "\\n", "{", "\u2028"]), max_size=8
+)
 
 
 @given(texts, st.booleans(), st.booleans())

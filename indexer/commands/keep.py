@@ -53,15 +53,16 @@ def lines(found: dict[str, Any]) -> list[str]:
     else:
         share = 100 * found["archive_bytes"] / max(found["bytes"], 1)
         first = (
-            f"{found['transcripts']:,} transcripts of {found['sessions']:,} sessions, {found['bytes'] / 1e6:,.1f} MB in"
-            f" {found['archive_bytes'] / 1e6:,.1f} MB ({share:.0f} %); {found['only_here']:,} of them were deleted since"
+            f"{found['transcripts']:,} transcripts of {found['sessions']:,} sessions,"
+            f" {found['bytes'] / 1e6:,.1f} MB in {found['archive_bytes'] / 1e6:,.1f} MB ({share:.0f} %);"
+            f" {found['only_here']:,} of them were deleted since"
         )
     text = [first]
     if found["masked"]:
-        text.append(f"{found['masked']:,} transcripts differ from what Claude Code wrote: redacted or forgotten in part")
+        text.append(f"{found['masked']:,} transcripts differ from Claude Code's: redacted, or forgotten in part")
     text.append(
-        f"only counted: {counted['transcripts']:,} deleted transcripts of {counted['sessions']:,} sessions, whose numbers"
-        " the index has"
+        f"only counted: {counted['transcripts']:,} deleted transcripts of {counted['sessions']:,} sessions:"
+        " the index has their numbers"
     )
     if found["is_on"] and found["not_kept"]:
         text.append(f"{found['not_kept']:,} transcripts are not kept yet, or were pruned or forgotten")
@@ -139,8 +140,8 @@ def prune(
 def sentence(found: dict[str, Any]) -> str:
     """What goes, in words."""
     return (
-        f"{found['transcripts']:,} transcripts, {found['bytes'] / 1e6:,.1f} MB in {found['packed_bytes'] / 1e6:,.1f} MB;"
-        f" {found['only_here']:,} of them are nowhere else any more"
+        f"{found['transcripts']:,} transcripts, {found['bytes'] / 1e6:,.1f} MB in"
+        f" {found['packed_bytes'] / 1e6:,.1f} MB; {found['only_here']:,} of them are nowhere else any more"
     )
 
 
