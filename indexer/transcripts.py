@@ -158,6 +158,7 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
     if part.hashes is None or part.tail is not None:
         part.hashes = checkpoint.samples(descriptor, part.offset if part.tail in (None, "pending") else size)
     _meta(job, parser, part)
+    part.is_same = keeper is not None and keeper.is_same
     yield part
 
 
