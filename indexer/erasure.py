@@ -8,7 +8,7 @@ import sqlite3
 import time
 from contextlib import closing
 
-from . import accounting, archive, config, passages, redaction, store
+from . import accounting, archive, config, fulltext, redaction, store
 from .digest import digest_text
 from .parser import TEXT_DROPPED
 from .privacy import first_word
@@ -112,8 +112,8 @@ def _forget(connection: sqlite3.Connection, sessions: Collection[str], is_all: b
 
 def _unsearch(connection: sqlite3.Connection) -> None:
     """While the text is there: FTS5 must be told what it is to forget, and keeps it in old segments until it merges."""
-    if passages.kept(connection) is not None:
-        passages.remove(connection, _RECORDS)
+    if fulltext.kept(connection) is not None:
+        fulltext.remove(connection, _RECORDS)
         connection.execute("INSERT INTO search (search) VALUES ('optimize')")
     connection.execute(f"DELETE FROM passages WHERE {_OF_RECORDS}")
 
@@ -275,7 +275,7 @@ def redact(db: str, patterns: tuple[str, ...], is_dry: bool = False) -> dict[str
 
 def _mask(connection: sqlite3.Connection, redactor: redaction.Redactor) -> None:
     _register(connection, redactor)
-    is_searched = passages.kept(connection) is not None
+    is_searched = fulltext.kept(connection) is not None
     # Read again, these transcripts give the very masks that a refresh makes.
     connection.execute(
         "UPDATE files SET parser_version = 0 WHERE id IN (SELECT DISTINCT id >> 40 FROM records WHERE finds(text))"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from . import accounting, passages, prices, schema
+from . import accounting, fulltext, prices, schema
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .privacy import Tombstones
@@ -84,7 +84,7 @@ class Writer:
         if self._next_id == 1:
             self._execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
         self._is_loading = self._execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
-        self._kept = passages.kept(connection)  # None: nobody ever searched
+        self._kept = fulltext.kept(connection)  # None: nobody ever searched
         self._added: list[tuple[int, int]] = []
 
     def _begin(self) -> None:
@@ -213,7 +213,7 @@ class Writer:
         """Deletes the rows of the records that a query names, and touches what they were part of."""
         self._touch(records, parameters)
         if self._kept is not None:
-            passages.remove(self._connection, records, parameters)
+            fulltext.remove(self._connection, records, parameters)
         for table in _BY_RECORD:
             self._execute(f"DELETE FROM {table} WHERE record_id IN ({records})", parameters)
         self._execute(f"DELETE FROM records WHERE id IN ({records})", parameters)
@@ -253,7 +253,7 @@ class Writer:
         many(_TOOL_RESULT, batch.tool_results)
         many(_SKIPPED, batch.skipped)
         if self._kept is not None and batch.records:
-            many(passages.INSERT, batch.passages)
+            many(fulltext.INSERT, batch.passages)
             self._added.append((batch.records[0][0], batch.records[-1][0]))
         if not self._is_loading:
             responses, calls = {row[0] for row in batch.usage}, {row[0] for row in batch.tool_uses}
@@ -302,7 +302,7 @@ class Writer:
     def _index_added(self) -> None:
         """Brings the full-text index up to date, where there is one."""
         if self._added:
-            passages.add(self._connection, self._added)
+            fulltext.add(self._connection, self._added)
             self._added.clear()
 
     # The end

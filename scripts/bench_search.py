@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from indexer import passages, search, store
+from indexer import fulltext, search, store
 from indexer.digest import digest_text
 from indexer.sources import Source
 
@@ -96,7 +96,7 @@ def main() -> None:
             make(connection, count)
             size = os.path.getsize(path)
             begun = time.perf_counter()
-            passages.build(connection, frozenset(), Source(connection, None))
+            fulltext.build(connection, frozenset(), Source(connection, None))
             print(f"built in {time.perf_counter() - begun:.1f} s, {(os.path.getsize(path) - size) / 1e6:.0f} MB")
         measure(connection)
         connection.close()

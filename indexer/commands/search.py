@@ -9,7 +9,7 @@ from datetime import date, timedelta
 
 import click
 
-from .. import archive, completion, config, filters, passages, redaction, store, zones
+from .. import archive, completion, config, filters, fulltext, passages, redaction, store, zones
 from .. import search as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..output import dumps, printable
@@ -90,7 +90,7 @@ def search(
     path = config.database(db)
     connection = open_index(db, roots, no_refresh, "search")
     try:
-        had = passages.kept(connection)
+        had = fulltext.kept(connection)
         wanted = _wanted(include, frozenset() if rebuild else had)
         if rebuild or had is None or wanted - had:
             connection.close()
@@ -130,7 +130,7 @@ def _build(path: str, kinds: frozenset[int]) -> None:
         mask = redaction.redactor(config.patterns()).mask_text
         source = Source(connection, None if archived is None else archived.read)
         with closing(source), click.progressbar(length=1000, label="Indexing", file=sys.stderr) as bar:
-            passages.build(connection, kinds, source, mask, lambda done, all: bar.update(done * 1000 // all - bar.pos))
+            fulltext.build(connection, kinds, source, mask, lambda done, all: bar.update(done * 1000 // all - bar.pos))
             bar.update(1000 - bar.pos)
         if archived is not None:
             archived.close()
