@@ -7,6 +7,7 @@ collected in temporary tables while rows are stored; the same transaction derive
 
 from __future__ import annotations
 
+from . import facts
 from .digest import digest_text
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ _TYPES = {
     "prompt": digest_text("user", "prompt"),
     "ai_title": digest_text("ai-title", None),
     "custom_title": digest_text("custom-title", None),
+    "summary": digest_text("summary", None),
 }
 
 TOUCHED = """
@@ -190,6 +192,12 @@ UPDATE sessions SET
       ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
     ),
     (
+      SELECT r.text
+      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      WHERE c.session_id = sessions.id AND r.type_id = :summary AND r.text IS NOT NULL
+      ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
+    ),
+    (
       SELECT substr(r.text, 1, 200)
       FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
       WHERE c.session_id = sessions.id AND r.type_id = :prompt AND NOT c.is_sidechain AND r.text IS NOT NULL
@@ -266,6 +274,7 @@ def derive(connection: sqlite3.Connection) -> int:
     execute(_DAILY_PRICES.format(days=_TOUCHED_DAYS))
     execute(_SESSIONS, _TYPES)
     _assign_projects(connection)
+    facts.derive(connection)
     for table in ("touched_responses", "touched_calls", "touched_sessions"):
         execute(f"DELETE FROM temp.{table}")
     return int(added)
