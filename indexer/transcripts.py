@@ -48,7 +48,7 @@ class Job:
 class Part:
     """What was read of a transcript up to an offset, or why it could not be."""
 
-    __slots__ = ("batch", "bytes_read", "error", "hashes", "is_last", "job", "offset", "state", "tail")
+    __slots__ = ("batch", "bytes_read", "counts", "error", "hashes", "is_last", "job", "offset", "state", "tail")
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -60,6 +60,13 @@ class Part:
         self.state = (job.session, job.first_at, job.last_at, job.line_count)
         self.is_last = True
         self.error: str | None = None
+        self.counts = (0, 0, 0)  # of the batch once it was taken: lines indexed, records, lines skipped
+
+    def take_batch(self) -> Batch:
+        """The rows, to be stored; the part keeps only how many there were."""
+        batch, self.batch = self.batch, Batch()
+        self.counts = (batch.indexed_lines, len(batch.records), sum(not row[4] for row in batch.skipped))
+        return batch
 
 
 def read(job: Job) -> Iterator[Part]:
