@@ -294,7 +294,7 @@ class Archive:
         session = part.state[0]
         if session is not None:
             self._execute("UPDATE files SET session = ? WHERE id = ? AND session <> ?", (session, file_id, session))
-        if (session or _session(job)) in self._forgotten:
+        if part.is_forgotten or (session or _session(job)) in self._forgotten:
             self._drop(file_id, "forgotten")
             return
         self._connection.executemany(_CHUNK, [(file_id, *chunk[:-1]) for chunk in part.chunks])

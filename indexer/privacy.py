@@ -31,7 +31,7 @@ class Tombstones:
         if self._all:
             _drop(batch, self._all)
             if part.state[0] in self._names:
-                part.state = (None, *part.state[1:])
+                part.state, part.is_forgotten = (None, *part.state[1:]), True
         contexts = {row[0] for row in batch.contexts.values() if row[1] in self._text}
         drop_text(batch, {row[0] for row in batch.records if row[4] in contexts}, self._text)
 

@@ -293,6 +293,22 @@ CREATE TABLE zone_offsets ( -- local time of the configured zone
 
 
 @migrations()
+def order_by_record(db: Database) -> None:
+    """What single records say stands in the order of the records: a load appends to it.
+
+    By response or call, rows of a load went to random places, which took longer than to sort them once for an index.
+    """
+    for table, key in (("record_usage", "response_id"), ("tool_uses", "call_id"), ("tool_results", "call_id")):
+        (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", [table]).fetchone()
+        db.execute(f"CREATE TABLE before AS SELECT * FROM {table} ORDER BY record_id")
+        db.execute(f"DROP TABLE {table}")
+        # A table that was renamed would have its name in quotation marks for ever.
+        db.execute(sql.replace(f"PRIMARY KEY ({key}, record_id)", f"PRIMARY KEY (record_id, {key})"))
+        db.execute(f"INSERT INTO {table} SELECT * FROM before")
+        db.execute("DROP TABLE before")
+
+
+@migrations()
 def remember_what_is_forgotten(db: Database) -> None:
     """Tombstones: without them the next reading of a transcript would bring a forgotten session back."""
     db.execute("""
@@ -347,7 +363,8 @@ LEFT JOIN (
     c.session_id, sum(k.type = 'user' AND k.subtype = 'prompt' AND NOT c.is_sidechain) AS turns,
     count(DISTINCT CASE k.type WHEN 'pr-link' THEN r.text END) AS pull_requests,
     sum(k.subtype IS 'compact_boundary' AND NOT c.is_sidechain) AS compactions,
-    sum(k.subtype IS 'interruption') AS interruptions, sum(k.type = 'assistant' AND k.subtype IS 'api_error') AS api_errors
+    sum(k.subtype IS 'interruption') AS interruptions,
+    sum(k.type = 'assistant' AND k.subtype IS 'api_error') AS api_errors
   FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN record_types AS k ON k.id = r.type_id
   GROUP BY c.session_id
 ) AS r ON r.session_id = s.id
