@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .archive import Archived, Chunk, Keeper
+    from .chunks import Archived, Chunk, Keeper
     from .discovery import Found
 
 
@@ -97,6 +97,11 @@ class Part:
         self.is_forgotten = False  # nothing of its session is to be stored
         self.counts = (0, 0, 0)  # of the batch once it was taken: lines indexed, records, lines skipped
 
+    def keep(self, keeper: Keeper, raw: bytes = b"", masked: bytes = b"", offset: int = 0) -> None:
+        """Adds what the archive lacks of a piece."""
+        self.chunks += keeper.chunks(raw, masked, offset)
+        self.is_same, self.is_masked = keeper.is_same, keeper.is_masked
+
     def take_batch(self) -> Batch:
         """The rows, to be stored; the part keeps only how many there were."""
         batch, self.batch = self.batch, Batch()
@@ -163,21 +168,22 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
         else:
             _tail(part, parser, data, offset)
         if keeper is not None:
-            keeper.add(part, raw, data, offset)
+            part.keep(keeper, raw, data, offset)
         part.bytes_read += len(data)
     if part.hashes is None or part.tail is not None:
         part.hashes = checkpoint.samples(descriptor, part.offset if part.tail in (None, "pending") else size)
     _meta(job, parser, part)
-    part.is_same = keeper is not None and keeper.is_same
+    if keeper is not None:
+        part.keep(keeper)
     yield part
 
 
 def _keeper(job: Job, descriptor: int) -> Keeper | None:
     if job.archived is None:
         return None
-    from .archive import Keeper
+    from .chunks import Keeper
 
-    return Keeper(job, descriptor)
+    return Keeper(job.archived, job.patterns, descriptor)
 
 
 def _catch_up(job: Job, descriptor: int, keeper: Keeper) -> Iterator[Part]:
@@ -186,18 +192,19 @@ def _catch_up(job: Job, descriptor: int, keeper: Keeper) -> Iterator[Part]:
     for offset, raw in reader.chunks(descriptor, keeper.start, end):
         part = Part(job)
         part.is_last, part.is_for_archive = False, True
-        keeper.add(part, raw, _masked(job, raw), offset)
+        part.keep(keeper, raw, _masked(job, raw), offset)
         yield part
     if job.is_for_archive:
         part = Part(job)
-        part.is_for_archive, part.is_same = True, keeper.is_same
+        part.is_for_archive = True
+        part.keep(keeper)
         data = _description(job)
         part.meta = None if data is None else _compressed(data)
         yield part
 
 
 def _compressed(data: bytes) -> bytes:
-    from .archive import compress
+    from .chunks import compress
 
     return compress(data)
 
