@@ -160,11 +160,12 @@ class _Drawing:
 
         yield Text(_safe(" ".join((found["title"] or "Untitled session").split())), "bold")
         for name, text in export.facts(found, self._when):
-            yield Text(f"{name.lower():<9}{_safe(text)}", "dim")
+            # Not cut into lines: it is there to be copied.
+            yield Text(f"{name.lower():<9}{_safe(text)}", "dim", no_wrap=True, overflow="ignore")
         for turn in found["turns"]:
             yield from self._turn(turn)
         for line in export.told_missing(found):
-            yield Text(f"\n{_safe(line)}", "yellow")
+            yield Text(f"\n{_safe(line)}", "yellow", no_wrap=True, overflow="ignore")
 
     def _turn(self, turn: Row) -> Iterator[RenderableType]:
         from rich.rule import Rule
