@@ -86,11 +86,10 @@ def story() -> list[Any]:
 
 
 def test_turns_begin_with_what_a_human_typed(home: Home) -> None:
-    command = user(
-        "<command-message>review</command-message><command-name>/review</command-name><command-args>it</command-args>"
-    )
-    said = user("<local-command-stdout>Set model</local-command-stdout>")
-    write(home.transcript(), [user("One."), assistant(), user("Two."), said, assistant(), command, assistant()])
+    typed = "<command-message>x</command-message><command-name>/review</command-name><command-args>it</command-args>"
+    said = "<local-command-stdout>Set model</local-command-stdout>"
+    records = [user("One."), assistant(), user("Two."), user(said), assistant(), user(typed), assistant()]
+    write(home.transcript(), records)
     found = read()
     assert [turn["prompt"]["text"] for turn in found["turns"]] == ["One.", "Two.", "/review it"]
     assert found["turn_count"] == rows("SELECT turns FROM conversations")[0]["turns"] == 3
@@ -257,7 +256,7 @@ def test_what_needs_a_transcript_that_is_gone_is_said(home: Home, run_cm: RunCm)
     assert "I will look." in done.stdout
     assert "Bash" in done.stdout
     assert "no rule" not in done.stdout
-    assert f"their transcript {path} is gone" in done.stdout.replace("\n", " ")
+    assert f"their transcript {path} is gone" in done.stdout
     found = read(SESSION)
     assert found["turns"][0]["steps"][2]["is_missing"]
     assert not found["turns"][0]["steps"][1]["is_missing"]
@@ -276,9 +275,7 @@ def test_the_archive_has_what_is_gone(home: Home, run_cm: RunCm) -> None:
     found = json.loads(run_cm("show", SESSION, "--json").stdout)
     assert found["missing"] == []
     assert found["turns"][0]["steps"][2]["text"] == "make: *** no rule"
-    assert (
-        run_cm("show", SESSION, "--raw").stdout.encode() == b"".join(map(line, records[1:])) + line(records[0]) or True
-    )
+    assert sorted(run_cm("show", SESSION, "--raw").stdout.encode().splitlines(True)) == sorted(map(line, records))
 
 
 def test_bytes_that_are_another_record_now_are_not_taken_for_it(home: Home) -> None:
@@ -314,8 +311,9 @@ def test_raw_of_a_message_is_that_message(home: Home, run_cm: RunCm) -> None:
 def test_results_are_folded_and_thinking_is_hidden_until_asked_for(home: Home, run_cm: RunCm) -> None:
     call = tool_use("Bash", command="seq")
     thought = {"type": "thinking", "thinking": "I wonder.", "signature": "s"}
+    records = [user("Go."), assistant(thought), assistant(call)]
     result = tool_result(call["id"], "\n".join(f"line {number}" for number in range(50)))
-    write(home.transcript(), [user("Go."), assistant(thought), assistant(call), result])
+    write(home.transcript(), [*records, result])
     shown = run_cm("show", "last").stdout
     assert "line 2" in shown and "line 3" not in shown and "47 more lines" in shown
     assert "I wonder" not in shown
