@@ -360,7 +360,10 @@ SELECT
 FROM sessions AS s
 LEFT JOIN (
   SELECT
-    c.session_id, sum(k.type = 'user' AND k.subtype = 'prompt' AND NOT c.is_sidechain) AS turns,
+    c.session_id, sum(
+      k.type = 'user' AND NOT c.is_sidechain
+      AND (k.subtype = 'prompt' OR k.subtype = 'command' AND r.text LIKE '%<command-name>%')
+    ) AS turns,
     count(DISTINCT CASE k.type WHEN 'pr-link' THEN r.text END) AS pull_requests,
     sum(k.subtype IS 'compact_boundary' AND NOT c.is_sidechain) AS compactions,
     sum(k.subtype IS 'interruption') AS interruptions,

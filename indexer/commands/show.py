@@ -142,7 +142,7 @@ def _draw(found: Row, when: Clock, thinking: bool, full: bool) -> str:
     )
     with console.capture() as captured:
         for part in _Drawing(when, thinking, full).conversation(found):
-            console.print(part, soft_wrap=False)
+            console.print(part, soft_wrap=getattr(part, "overflow", None) == "ignore")
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     return text
 
