@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -9,9 +10,16 @@ _OTHERS = 0o077
 
 
 def open_file(path: str, flags: int) -> tuple[int, bool]:
-    """A descriptor of a file, made if it is not there, and whether others could read it until now. Raises OSError."""
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not is_open_to_others(os.fstat(descriptor)):
+    """A descriptor of a file, made if it is not there, and whether others could read it until now.
+
+    Raises OSError, also for what would block whoever reads or writes it.
+    """
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISFIFO(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is a FIFO", path)
+    if not is_open_to_others(status):
         return descriptor, False
     try:
         os.fchmod(descriptor, 0o600)

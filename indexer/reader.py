@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK = 4 * 1024 * 1024
+
+
+def open_regular(path: str) -> int:
+    """A descriptor to read a file with. Raises OSError, also for what is no file.
+
+    Without O_NONBLOCK a FIFO put in its place would hold the reader for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is not a regular file any more")
+    return descriptor
 
 
 def chunks(descriptor: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from contextlib import contextmanager, suppress
 
 from . import private, schema
@@ -34,12 +35,12 @@ def explain(path: str, error: sqlite3.Error) -> IndexUnusable:
             " or name another file with --db"
         )
     if "disk" in str(error):  # is full, or: I/O error, where the system refused for another reason
-        return IndexUnusable(f"{path}: {error}; make room on it: what was committed is safe, and the next run goes on")
+        return IndexUnusable(f"{path}: {error}: make room for it; what was committed is safe, and the next run goes on")
     if "readonly database" in str(error):
         return IndexUnusable(f"{path}: {error}: make it and its folder writable, or name another file with --db")
     if "no such table" in str(error):  # or view
         return IndexUnusable(f"{path} was made by another version of cm ({error}); run `cm refresh`")
-    return IndexUnusable(f"{path}: {error}")
+    return IndexUnusable(f"{path}: {error}; look at its permissions, or name another file with --db")
 
 
 def make_folder(path: str) -> None:
@@ -74,7 +75,7 @@ def make_private(path: str, tell: Callable[[str], object] = lambda _: None) -> N
 
 
 def _unusable(path: str, error: OSError) -> IndexUnusable:
-    return IndexUnusable(f"{path}: {error.strerror}; name a writable place with --db or CM_DB")
+    return IndexUnusable(f"{path}: {error.strerror}; make it writable, or name another place with --db or CM_DB")
 
 
 def _mend_others(path: str) -> None:
@@ -112,7 +113,10 @@ def connect_to_write(path: str) -> sqlite3.Connection:
 
 def connect_to_read(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """The database, whatever it holds, read-only. Raises sqlite3.Error."""
-    return sqlite3.connect(_uri(path, "ro"), uri=True, timeout=busy_seconds, isolation_level=None)
+    # Where no file can be made beside it, SQLite reads a WAL database only if told that nobody writes it.
+    is_fixed = not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(f"{path}-wal")
+    mode = "ro&immutable=1" if is_fixed else "ro"
+    return sqlite3.connect(_uri(path, mode), uri=True, timeout=busy_seconds, isolation_level=None)
 
 
 def _save_before_migration(connection: sqlite3.Connection, path: str) -> str:
@@ -152,8 +156,14 @@ def open_reader(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connec
 
 def open_existing(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """The index as it is, read-only, of whatever older version of cm. Raises IndexUnusable."""
-    if not os.path.exists(path):
-        raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`")
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`") from None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if not is_file:
+        raise IndexUnusable(f"{path} is no file; name another with --db or CM_DB")
     try:
         connection = connect_to_read(path, busy_seconds)
         schema.check(connection, path)
@@ -185,11 +195,18 @@ class Lock:
     """A lock file beside the index: one refresh, or one watch, at a time. `flock` lets go when its process dies."""
 
     def __init__(self, path: str, wait: bool = False, of: str = "refresh") -> None:
-        """Takes the lock. Raises Locked if another process has it and `wait` is false."""
+        """Takes the lock.
+
+        Raises:
+            Locked: another process has it, and `wait` is false. IndexUnusable: its file cannot be written.
+        """
         import fcntl
 
         suffix = "lock" if of == "refresh" else f"{of}.lock"
-        self._file, _ = private.open_file(f"{path}.{suffix}", os.O_RDWR)
+        try:
+            self._file, _ = private.open_file(f"{path}.{suffix}", os.O_RDWR)
+        except OSError as error:
+            raise _unusable(f"{path}.{suffix}", error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:

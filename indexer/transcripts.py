@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from . import checkpoint, lines, reader
 from .parser import FROM_META, Batch, Parser
@@ -65,7 +64,7 @@ class Part:
 def read(job: Job) -> Iterator[Part]:
     """Parts of a transcript in order. A failure is the last part, never an exception."""
     try:
-        descriptor = _open(job.found.path)
+        descriptor = reader.open_regular(job.found.path)
         try:
             yield from _parts(job, descriptor)
         finally:
@@ -80,15 +79,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _open(path: str) -> int:
-    # Without O_NONBLOCK a FIFO put in the file's place would hold the worker for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("it is not a regular file any more")
-    return descriptor
 
 
 def _parts(job: Job, descriptor: int) -> Iterator[Part]:
@@ -156,7 +146,7 @@ def _meta(path: str, parser: Parser, batch: Batch) -> None:
     import orjson
 
     try:
-        with open(f"{stem}.meta.json", "rb") as file:
+        with open(reader.open_regular(f"{stem}.meta.json"), "rb") as file:
             meta = orjson.loads(file.read(1 << 20))
     except (OSError, orjson.JSONDecodeError):
         return
