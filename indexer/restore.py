@@ -33,6 +33,7 @@ def restore(source: str, path: str) -> str | None:
             store.make_private(path)
             try:
                 with closing(store.connect_to_write(path)) as live:
+                    live.execute("PRAGMA journal_mode = WAL")  # a file that is new has none yet
                     connection.backup(live)
             except sqlite3.Error as error:
                 raise store.explain(path, error) from error

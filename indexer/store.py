@@ -94,6 +94,8 @@ def open_writer(path: str, tell: Callable[[str], object] = lambda _: None) -> sq
     try:
         connection = connect_to_write(path)
         schema.check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
         if schema.is_old(connection) and connection.execute("SELECT 1 FROM files LIMIT 1").fetchone():
             tell(_save_before_migration(connection, path))
         schema.migrate(connection)
@@ -104,15 +106,12 @@ def open_writer(path: str, tell: Callable[[str], object] = lambda _: None) -> sq
 
 
 def connect_to_write(path: str) -> sqlite3.Connection:
-    """The database, whatever it holds. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
+    """The database as it is, for writing. Raises sqlite3.Error."""
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def connect_to_read(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """The database, whatever it holds, read-only. Raises sqlite3.Error."""
+    """The database as it is, for reading. Raises sqlite3.Error."""
     # Where no file can be made beside it, SQLite reads a WAL database only if told that nobody writes it.
     is_fixed = not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(f"{path}-wal")
     mode = "ro&immutable=1" if is_fixed else "ro"

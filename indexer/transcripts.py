@@ -85,21 +85,21 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
     size = job.found.size
     parser = _parser(job)
     part = Part(job)
-    for offset, data in reader.chunks(descriptor, job.offset, size):
+    for offset, end, data in reader.chunks(descriptor, job.offset, size):
         if offset == 0:
-            _look_ahead(parser, descriptor, data, size)
-        if data.endswith(b"\n"):
+            _look_ahead(parser, descriptor, data, end, size)
+        if not data or data.endswith(b"\n"):
             if part.bytes_read:
                 part.is_last = False
                 yield part
             part = Part(job)
-            part.batch = parser.feed(data, offset)
-            part.offset = offset + len(data)
+            part.batch = parser.feed(data, offset) if data else parser.pass_over(offset, end - offset - 1)
+            part.offset = end
             part.state = (parser.session, parser.first_at, parser.last_at, parser.line_count)
             part.hashes = checkpoint.samples(descriptor, part.offset)
         else:
             _tail(part, parser, data, offset)
-        part.bytes_read += len(data)
+        part.bytes_read += end - offset
     if part.hashes is None or part.tail is not None:
         part.hashes = checkpoint.samples(descriptor, part.offset if part.tail in (None, "pending") else size)
     _meta(job.found.path, parser, part.batch)
@@ -113,10 +113,10 @@ def _parser(job: Job) -> Parser:
     return Parser(job.file_id, name, mtime_ms, job.session, job.first_at, job.last_at, job.line_count)
 
 
-def _look_ahead(parser: Parser, descriptor: int, data: bytes, size: int) -> None:
+def _look_ahead(parser: Parser, descriptor: int, data: bytes, end: int, size: int) -> None:
     """Lets the parser find the first session and time; nearly always in the first lines of the first piece."""
     if not parser.look_ahead(_usable(data)):
-        for _, more in reader.chunks(descriptor, len(data), size):
+        for _, _, more in reader.chunks(descriptor, end, size):
             if parser.look_ahead(_usable(more)):
                 return
 

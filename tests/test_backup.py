@@ -463,6 +463,16 @@ def test_an_index_is_saved_before_it_is_migrated_and_can_go_back(index: Path, on
     assert any(str(saved) in warning for warning in refresh().warnings)
 
 
+def test_an_older_cm_can_go_back_from_what_a_newer_one_made(index: Path, tmp_path: Path, run_cm: RunCm):
+    assert run_cm("backup", tmp_path / "saved.db").returncode == 0
+    before = contents(index)
+    with closing(sqlite3.connect(index)) as connection:
+        connection.executescript(f"PRAGMA user_version = {schema.VERSION + 1}; DELETE FROM records")
+    assert "newer cm" in one_line(run_cm("refresh"))
+    assert run_cm("restore", tmp_path / "saved.db").returncode == 0
+    assert contents(index) == before
+
+
 def test_an_index_that_cannot_be_saved_is_not_migrated(index: Path, one_migration_more: None):
     before = contents(index)
     saved = Path(f"{index}.schema-{schema.VERSION - 1}")
