@@ -117,9 +117,9 @@ def refresh(
     path, workers = config.database(db), config.workers(workers)
     summary, clock = Summary(), _Clock()
     found_roots, _ = config.roots(roots)
-    store.make_private(path)
+    store.make_private(path, summary.warnings.append)
     with store.Lock(path, wait):
-        connection = store.open_writer(path)
+        connection = store.open_writer(path, summary.warnings.append)
         try:
             try:
                 pricing.update(connection)

@@ -34,6 +34,11 @@ def check(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
+def is_old(connection: sqlite3.Connection) -> bool:
+    """Whether there are tables, and migrations that they have not had."""
+    return 0 < version(connection) < VERSION
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings tables, views and indexes up to date. The caller holds the refresh lock."""
     if version(connection) < VERSION:
