@@ -110,6 +110,8 @@ class Facts:
         columns = ", ".join(self._expression(column.name) for column in table.columns)
         where = ""
         if table.is_dated:
+            if not days:
+                return
             # Days in a row are one range: each costs a look into an index.
             spans = " OR ".join(f"at >= {first * DAY} AND at < {(last + 1) * DAY}" for first, last in _runs(days))
             where = f"WHERE {spans}"

@@ -40,6 +40,8 @@ _CONVERSIONS = {
     "TIME": "'epoch'::timestamptz + {} * interval '1 millisecond'",
     "USD": "{} * 0.000000001",
 }
+# Rows that may change how a query is best answered.
+_MANY = 1000
 _BOOKS = """
 CREATE SCHEMA IF NOT EXISTS cm;
 CREATE TABLE IF NOT EXISTS cm.schema_version (version integer NOT NULL);
@@ -67,6 +69,7 @@ def push(connection: sqlite3.Connection, url: str, options: Options) -> dict[str
             _prepare(target)
             with store.snapshot(connection), target.transaction():
                 found = _push(Facts(connection, options), target)
+            _analyze(target, found["rows_sent"])
     except psycopg.Error as error:
         raise CmError(f"PostgreSQL: {_first_line(error)}; nothing was changed there") from error
     return {**found, "seconds": time.perf_counter() - started}
@@ -180,6 +183,15 @@ def _replace(
             (*found.host, *([stale] if table.is_dated else [])),
         )
     return sent
+
+
+def _analyze(target: psycopg.Connection[Any], rows_sent: Mapping[str, int]) -> None:
+    """PostgreSQL itself counts only after a while, and until then may plan as if the tables were empty."""
+    target.commit()
+    for name, count in rows_sent.items():
+        if count > _MANY:
+            # Another push that counts the same table is enough.
+            target.execute(f"ANALYZE (SKIP_LOCKED) cm.{name}")
 
 
 def _of(alias: str, names: Iterable[str]) -> str:
