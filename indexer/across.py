@@ -25,12 +25,6 @@ else:
 
     Dialect = namedtuple("Dialect", "name create divide calls")
 
-# What decides between records, and behind it what is wanted of the one that wins.
-_ORIGINAL = ("owner_rank", "session_id", "host", "user_name", "path", "byte_offset", "model", "agent")
-_NUMBERS = ("owner_rank", "byte_offset")
-# Digits of the largest number: as text, numbers compare like texts only at one length.
-_DIGITS = 19
-
 DUCKDB = Dialect(
     "DuckDB",
     "CREATE OR REPLACE VIEW",
@@ -39,7 +33,6 @@ DUCKDB = Dialect(
         "instant": "epoch_ms({0})",
         "day_of": "DATE '1970-01-01' + CAST({0} AS INTEGER)",
         "names_of": "list(DISTINCT {0} ORDER BY {0})",
-        "original": f"struct_pack({', '.join(f'{name} := {{0}}.{name}' for name in _ORIGINAL)})",
     },
 )
 SPARK = Dialect(
@@ -50,10 +43,8 @@ SPARK = Dialect(
         "instant": "timestamp_millis({0})",
         "day_of": "date_add(DATE '1970-01-01', CAST({0} AS INT))",
         "names_of": "array_sort(collect_set({0}))",
-        "original": f"struct({', '.join(f'{{0}}.{name} AS {name}' for name in _ORIGINAL)})",
     },
 )
-# PostgreSQL has no minimum of rows before 18, but one of arrays.
 POSTGRESQL = Dialect(
     "PostgreSQL",
     "CREATE VIEW",
@@ -62,19 +53,22 @@ POSTGRESQL = Dialect(
         "instant": "'epoch'::timestamptz + {0} * interval '1 millisecond'",
         "day_of": "DATE '1970-01-01' + CAST({0} AS INTEGER)",
         "names_of": "array_agg(DISTINCT {0} ORDER BY {0})",
-        "original": "ARRAY[{}]".format(
-            ", ".join(
-                f"lpad({{0}}.{name}::text, {_DIGITS}, '0')" if name in _NUMBERS else f"{{0}}.{name}"
-                for name in _ORIGINAL
-            )
-        ),
     },
 )
 
 # Whole nanodollars as decimals; to multiply keeps them exact where a division might not.
 _USD = "CAST(CAST({0} AS DECIMAL(20, 0)) * CAST(0.000000001 AS DECIMAL(10, 9)) AS DECIMAL(20, 9))"
-_CALL = re.compile(r"\b(instant|day_of|names_of|original|usd)\(([^()]+)\)")
-_FIELD = re.compile(r"\bm\.(owner|adviser)\.(\w+)")
+_CALL = re.compile(r"\b(instant|day_of|names_of|usd)\(([^()]+)\)")
+
+# PostgreSQL takes what is grouped and joined for a row or two, and would join millions in nested loops. A function has
+# settings of its own, under which the whole is planned.
+_PLANNED = """
+CREATE FUNCTION planned_usage() RETURNS SETOF joined_usage LANGUAGE sql STABLE ROWS 1000000
+SET enable_nestloop = off SET jit = off SET work_mem = '64MB'
+AS 'SELECT * FROM cm.joined_usage';
+
+CREATE VIEW usage AS SELECT * FROM planned_usage();
+"""
 
 _SUMS = """
   sum(input_tokens) AS input_tokens,
@@ -105,22 +99,16 @@ def views(dialect: Dialect) -> Iterator[str]:
     """The statements that create the views, each after what is said of it; their tables must exist."""
     with open(os.path.join(SQL, "across.sql"), encoding="utf-8") as file:
         text = file.read().partition("\n\n")[2]
+    if dialect is POSTGRESQL:
+        text = text.replace("CREATE VIEW usage AS", "CREATE VIEW joined_usage AS") + _PLANNED
     for view, about, key in REPORTS:
         text += f"\n-- One row per {about}.\nCREATE VIEW {view} AS\nSELECT\n  {key},{_SUMS.format(key=key)}"
     calls = {**dialect.calls, "usd": _USD}
     text = _CALL.sub(lambda call: calls[call[1]].format(call[2]), text)
-    if dialect is POSTGRESQL:
-        text = _FIELD.sub(_element, text)
     text = text.replace(" // ", f" {dialect.divide} ").replace("CREATE VIEW", dialect.create)
     yield from (part.strip() for part in text.split(";\n") if part.strip())
 
 
-def _element(field: re.Match[str]) -> str:
-    """A field of an original, where that is an array."""
-    element = f"m.{field[1]}[{_ORIGINAL.index(field[2]) + 1}]"
-    return f"CAST({element} AS BIGINT)" if field[2] in _NUMBERS else element
-
-
-def names() -> list[str]:
-    """The views in the order in which they are created."""
-    return [statement.partition(f"{DUCKDB.create} ")[2].split(None, 1)[0] for statement in views(DUCKDB)]
+def made(dialect: Dialect) -> list[str]:
+    """What the statements create, in their order: `VIEW usage`, `FUNCTION planned_usage()`."""
+    return [match[0] for match in re.finditer(r"(?<=^CREATE )\w+ [\w()]+", "\n".join(views(dialect)), re.MULTILINE)]

@@ -79,7 +79,7 @@ def _require_pyarrow() -> None:
         import pyarrow  # noqa: F401  # asked for before anything is written
     except ImportError as error:
         raise CmError(
-            "cm export needs pyarrow: install cm with its extra, as in `uv tool install cm[export]`"
+            "cm export needs pyarrow: install cm with its extra, as in `pip install cm-indexer[export]`"
         ) from error
 
 

@@ -80,7 +80,7 @@ def _psycopg() -> Any:
         import psycopg
     except ImportError as error:
         raise CmError(
-            "cm push needs psycopg: install cm with its extra, as in `uv tool install cm[postgres]`"
+            "cm push needs psycopg: install cm with its extra, as in `pip install cm-indexer[postgres]`"
         ) from error
     return psycopg
 
@@ -218,8 +218,8 @@ def _prepare(target: psycopg.Connection[Any]) -> None:
                 return
         target.execute(_BOOKS)
         target.execute("SET LOCAL search_path = cm")
-        for view in reversed(across.names()):
-            target.execute(f"DROP VIEW IF EXISTS cm.{view}")
+        for thing in reversed(across.made(across.POSTGRESQL)):
+            target.execute(f"DROP {thing.replace(' ', ' IF EXISTS cm.')}")
         for table in facts.schema():
             _bring_up_to_date(target, table)
         for statement in across.views(across.POSTGRESQL):

@@ -1,7 +1,6 @@
 -- The accounting over the records of many hosts, for engines that have the tables of facts.sql from each of them.
 -- Standard SQL but for what `indexer/across.py` puts in each engine's words: `//` divides whole numbers, instant(ms) is a
--- time, day_of(n) the date n days after 1970-01-01, names_of(x) the sorted list of what x is, usd(n) an amount, and
--- original(r) what is compared to find the earliest original of several records, with what is known of the owner behind.
+-- time, day_of(n) the date n days after 1970-01-01, names_of(x) the sorted list of what x is, usd(n) an amount.
 -- Every number is exact: costs are decimals of whole nanodollars.
 
 -- The host whose prices, time zone and days hold in these views, as if all had been merged there: the one whose prices
@@ -50,62 +49,78 @@ WHERE n = 1 AND response_id IS NOT NULL
 GROUP BY response_id;
 
 -- What each record says of a response, or of an advisor's call; and for each of these calls, the records of the response
--- that it was made for: by these it is known whose it is, and whether it was fast.
+-- that it was made for: by these it is decided whose it is, and whether it was fast.
 CREATE VIEW charged_records AS
 SELECT
   response_id, part, host, user_name, file_id, byte_offset, session_id, model, agent, owner_rank, input_tokens,
   output_tokens, cache_creation_tokens, cache_creation_1h_tokens, cache_read_tokens, web_searches, flags, stop_reason,
-  recorded_cost_usd, 1 AS records
+  recorded_cost_usd, 1 AS records, CASE part WHEN 0 THEN 1 ELSE 0 END AS decides
 FROM records
 UNION ALL
 SELECT
-  a.response_id, a.part, o.host, o.user_name, o.file_id, o.byte_offset, o.session_id, NULL, o.agent, o.owner_rank, 0,
-  0, 0, 0, 0, 0, o.flags, NULL,
-  NULL, 0
+  a.response_id, a.part, o.host, o.user_name, o.file_id, o.byte_offset, o.session_id, o.model, o.agent, o.owner_rank, 0,
+  0, 0, 0, 0, 0, o.flags, NULL, NULL, 0, 1
 FROM (SELECT DISTINCT response_id, part, advised_id FROM records WHERE part > 0) AS a
 JOIN records AS o ON o.response_id = a.advised_id;
 
--- One row per response, and per advisor's call within it: of each count the maximum over all records; whose it is, by the
--- earliest original of the response, and the model, by that of the call itself.
+-- One row per response, and per advisor's call within it: of each count the maximum over all records.
 CREATE VIEW merged_records AS
 SELECT
-  r.response_id AS response_id,
-  max(r.part) AS part,
-  min(CASE WHEN r.part = 0 OR r.records = 0 THEN original(r) END) AS owner,
-  min(CASE WHEN r.part > 0 AND r.records = 1 THEN original(r) END) AS adviser,
-  max(r.input_tokens) AS input_tokens,
-  max(r.output_tokens) AS output_tokens,
-  max(r.cache_creation_tokens) AS cache_creation_tokens,
-  max(r.cache_creation_1h_tokens) AS cache_creation_1h_tokens,
-  max(r.cache_read_tokens) AS cache_read_tokens,
-  max(r.web_searches) AS web_searches,
-  max(r.flags & 1) AS is_fast,
-  max(r.flags & 2) // 2 AS is_us,
-  max(r.flags & 4) // 4 AS is_batch,
-  max(r.stop_reason) AS stop_reason,
-  max(r.recorded_cost_usd) AS recorded_cost_usd,
-  sum(r.records) AS record_count
-FROM (
-  SELECT s.*, f.path
-  FROM charged_records AS s
-  JOIN files AS f ON f.host = s.host AND f.user_name = s.user_name AND f.file_id = s.file_id
-) AS r
-GROUP BY r.response_id;
+  response_id,
+  max(part) AS part,
+  min(CASE WHEN decides = 1 THEN owner_rank END) AS owner_rank,
+  max(input_tokens) AS input_tokens,
+  max(output_tokens) AS output_tokens,
+  max(cache_creation_tokens) AS cache_creation_tokens,
+  max(cache_creation_1h_tokens) AS cache_creation_1h_tokens,
+  max(cache_read_tokens) AS cache_read_tokens,
+  max(web_searches) AS web_searches,
+  max(flags & 1) AS is_fast,
+  max(flags & 2) // 2 AS is_us,
+  max(flags & 4) // 4 AS is_batch,
+  max(stop_reason) AS stop_reason,
+  max(recorded_cost_usd) AS recorded_cost_usd,
+  sum(records) AS record_count
+FROM charged_records
+GROUP BY response_id;
 
--- The same, with the owner's columns.
+-- The model of an advisor's call is that of its own earliest original.
+CREATE VIEW adviser_models AS
+SELECT response_id, model
+FROM (
+  SELECT
+    r.response_id, r.model,
+    row_number() OVER (
+      PARTITION BY r.response_id
+      ORDER BY r.owner_rank, r.session_id, r.host, r.user_name, f.path, r.byte_offset
+    ) AS n
+  FROM records AS r
+  JOIN files AS f ON f.host = r.host AND f.user_name = r.user_name AND f.file_id = r.file_id
+  WHERE r.part > 0
+) AS a
+WHERE n = 1;
+
+-- The same, with the session, host and model of the earliest original. Few have several of one rank.
 CREATE VIEW owned_responses AS
-SELECT
-  m.response_id,
-  m.part,
-  coalesce(m.adviser.model, m.owner.model) AS model,
-  m.owner.session_id AS session_id,
-  m.owner.host AS host,
-  m.owner.user_name AS user_name,
-  m.owner.agent AS agent,
-  m.owner.owner_rank AS owner_rank,
-  m.input_tokens, m.output_tokens, m.cache_creation_tokens, m.cache_creation_1h_tokens, m.cache_read_tokens,
-  m.web_searches, m.is_fast, m.is_us, m.is_batch, m.stop_reason, m.recorded_cost_usd, m.record_count
-FROM merged_records AS m;
+SELECT o.*, coalesce(a.model, o.owner_model) AS model
+FROM (
+  SELECT
+    m.*,
+    r.session_id AS session_id,
+    r.host AS host,
+    r.user_name AS user_name,
+    r.agent AS agent,
+    r.model AS owner_model,
+    row_number() OVER (
+      PARTITION BY m.response_id
+      ORDER BY r.session_id, r.host, r.user_name, f.path, r.byte_offset
+    ) AS n
+  FROM merged_records AS m
+  JOIN charged_records AS r ON r.response_id = m.response_id AND r.owner_rank = m.owner_rank AND r.decides = 1
+  JOIN files AS f ON f.host = r.host AND f.user_name = r.user_name AND f.file_id = r.file_id
+) AS o
+LEFT JOIN adviser_models AS a ON a.response_id = o.response_id
+WHERE o.n = 1;
 
 -- Responses with their rates, as fractions of nanodollars; without a price they have none.
 CREATE VIEW rated_responses AS
