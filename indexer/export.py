@@ -205,12 +205,12 @@ def _array(column: Column, values: Sequence[Any]) -> pyarrow.Array:
 
 
 class _replacing:
-    """A file that takes the place of another when it is whole."""
+    """A file that takes the place of another when it is whole; `writer` tells those apart who write the same one."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, writer: str = "") -> None:
         folder, name = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
-        self._path, self._partial = path, os.path.join(folder, f".{name}.partial")
+        self._path, self._partial = path, os.path.join(folder, f".{name}.{writer}partial")
 
     def __enter__(self) -> Any:
         self._file = open(self._partial, "wb")
@@ -235,7 +235,7 @@ def _replace_text(path: str, text: str) -> None:
                 return
     except (OSError, UnicodeDecodeError):
         pass
-    with _replacing(path) as file:
+    with _replacing(path, f"{os.uname().nodename}-{os.getpid()}.") as file:
         file.write(text.encode())
 
 

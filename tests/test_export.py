@@ -68,6 +68,17 @@ def test_the_views_give_the_numbers_of_one_index_of_all_hosts(tmp_path: Path):
     assert naive > answer(tmp_path / "out", "SELECT sum(output_tokens) FROM usage")[0][0]
 
 
+def test_they_are_the_numbers_of_merged_indexes(tmp_path: Path):
+    merge = pytest.importorskip("indexer.merge", reason="this cm cannot merge")
+    team = a_team(tmp_path / "team")
+    for machine in team:
+        write_out(machine, tmp_path / "out")
+    for other in (team[2], team[0]):
+        merge.merge(str(other.db), str(team[1].db))
+    assert answer(tmp_path / "out", STATS_ELSEWHERE) == stats(team[1].db)
+    assert answer(tmp_path / "out", DAILY) == ask(team[1].db, DAILY)
+
+
 def test_searches_count_where_the_call_stands_on_one_host_and_its_result_on_another(tmp_path: Path):
     call = tool_use("WebSearch")
     asking, told = assistant(call), tool_result(call["id"], result={"searchCount": 100})
@@ -164,6 +175,19 @@ def test_each_host_writes_its_own_partitions(machine: Machine, tmp_path: Path):
     write_out(machine, tmp_path / "out")
     written = {name for name in files(tmp_path / "out") if name.startswith("responses")}
     assert written == {f"responses/month=2026-{month}/host=anvil/dev.parquet" for month in ("09", "10")}
+
+
+def test_many_hosts_export_into_one_directory_at_once(tmp_path: Path):
+    team = machines(tmp_path / "team", [f"host-{n}" for n in range(6)])
+    writing = []
+    for machine in team:
+        write(machine.home.transcript(), [assistant()])
+        machine.index()
+        command = [sys.executable, "-m", "indexer", "export", str(tmp_path / "out"), "--no-refresh"]
+        writing.append(subprocess.Popen(command, env=clean_environment(of(machine)), cwd=CHECKOUT))
+    assert [process.wait(timeout=100) for process in writing] == [0] * 6
+    assert answer(tmp_path / "out", "SELECT count(DISTINCT host) FROM usage") == [(6,)]
+    assert not list((tmp_path / "out").rglob("*.partial"))
 
 
 def test_the_same_index_gives_the_same_bytes(machine: Machine, tmp_path: Path):
