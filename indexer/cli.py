@@ -42,6 +42,7 @@ COMMANDS = {
     "status": ("status", "The index's health and what it covers."),
     "statusline": ("statusline", "One line for Claude Code's status bar."),
     "verify": ("verify", "Compare the index with the transcripts."),
+    "mcp": ("mcp", "Let Claude Code ask about its own history."),
     "demo": ("demo", "Show the reports on a made-up history."),
     "config": ("config", "Every setting, and where it comes from."),
     "completion": ("completion", "What switches on completion in your shell."),

@@ -50,7 +50,7 @@ def _run(name: str, options: Options) -> None:
 
 def _print(connection: sqlite3.Connection, name: str, options: Options) -> None:
     report = library.REPORTS[name]
-    query = _query(connection, report, options)
+    query = query_of(connection, report, options)
     columns, found = library.rows(connection, report, query)
     if report.key == "block":
         columns = columns + _limit(found, options)
@@ -90,7 +90,8 @@ def _csv_cell(value: Any) -> Any:
 # What is asked
 
 
-def _query(connection: sqlite3.Connection, report: Report, options: Options) -> Query:
+def query_of(connection: sqlite3.Connection, report: Report, options: Options) -> Query:
+    """What the options of a report ask for. Raises BadInput."""
     start_of_week = settings.DAYS.index(config.start_of_week(options.get("start_of_week")))
     since, until = _range(connection, report, options, start_of_week)
     return library.Query(
