@@ -155,3 +155,10 @@ def test_names_stay_as_they_were_when_the_index_was_made_unless_the_config_file_
     done = run_cm("refresh")
     assert done.returncode == 1
     assert f"{file}:1: host must be a name" in done.stderr
+
+
+def test_explain_says_on_which_machine_a_line_is(machines, run_cm: RunCm):
+    done = run_cm("explain", "kims")
+    assert ".jsonl:2 on kim@desktop\n" in done.stdout
+    machines.use("beta")
+    assert " on " not in run_cm("explain", SESSION, env={"CM_HOST": None, "CM_USER": None}).stdout.partition("price")[0]
