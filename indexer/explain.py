@@ -62,7 +62,8 @@ ORDER BY r.at, r.key, r.part
 # The owner's file comes first; within a file, the order of lines.
 _RECORDS = """
 SELECT
-  u.response_id, u.record_id, m.host, m.user, m.file, m.line, m.offset, m.type, m.uuid, m.duplicate_of, m.is_source_gone,
+  u.response_id, u.record_id, m.host, m.user, m.file, m.line, m.offset, m.type, m.uuid, m.duplicate_of,
+  m.is_source_gone,
   u.record_id = r.owner_id AS is_owner,
   u.input_tokens, u.output_tokens, u.cache_write_tokens AS cache_creation_tokens,
   u.cache_write_1h_tokens AS cache_creation_1h_tokens, u.cache_read_tokens, u.web_searches
