@@ -14,7 +14,7 @@ import os
 import time
 from contextlib import contextmanager
 
-from . import checkpoint, config, pricing, store, zones
+from . import checkpoint, config, hosts, pricing, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found, discover
 from .errors import CmError
@@ -126,6 +126,7 @@ def refresh(
             except PriceError as error:
                 summary.warnings.append(f"{error}; costs are by the prices as they were")
             zones.update(connection)
+            hosts.update(connection)
             _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped)
             _log_run(connection, summary, clock, command, bool(paths))
         except Error as error:

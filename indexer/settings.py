@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MAX_WORKERS = 1000
-KEYS = ("roots", "database", "timezone", "start_of_week", "workers", "projects")
+KEYS = ("roots", "database", "timezone", "start_of_week", "workers", "host", "user", "projects")
 
 # Source of a value that comes from the file.
 FILE = "file"
@@ -151,6 +151,8 @@ def _problem(key: str, value: Any) -> str | None:
     if key == "start_of_week":
         right = isinstance(value, str) and value.lower() in DAYS
         return None if right else f"must be one of {', '.join(DAYS)}"
+    if key in ("host", "user"):
+        return None if _is_name(value) else 'must be a name, such as "laptop"'
     right = type(value) is int and 1 <= value <= MAX_WORKERS
     return None if right else f"must be a whole number from 1 to {MAX_WORKERS}"
 

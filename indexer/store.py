@@ -20,7 +20,8 @@ BUSY_SECONDS = 30.0
 _MAGIC = b"SQLite format 3\0"
 
 
-def _uri(path: str, mode: str) -> str:
+def uri(path: str, mode: str) -> str:
+    """What SQLite opens a file by; the mode is `ro` or `rw`, and what else follows it."""
     # Not urllib's quote: to import it takes as long as to open the index.
     for character in "%?#":
         path = path.replace(character, f"%{ord(character):02x}")
@@ -107,7 +108,7 @@ def open_writer(path: str, tell: Callable[[str], object] = lambda _: None) -> sq
 
 def connect_to_write(path: str) -> sqlite3.Connection:
     """The database as it is, for writing. Raises sqlite3.Error."""
-    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    return sqlite3.connect(uri(path, "rw"), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def connect_to_read(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -115,7 +116,7 @@ def connect_to_read(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Co
     # Where no file can be made beside it, SQLite reads a WAL database only if told that nobody writes it.
     is_fixed = not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(f"{path}-wal")
     mode = "ro&immutable=1" if is_fixed else "ro"
-    return sqlite3.connect(_uri(path, mode), uri=True, timeout=busy_seconds, isolation_level=None)
+    return sqlite3.connect(uri(path, mode), uri=True, timeout=busy_seconds, isolation_level=None)
 
 
 def _save_before_migration(connection: sqlite3.Connection, path: str) -> str:
