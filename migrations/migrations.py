@@ -5,6 +5,8 @@ them back from the schema. Repeated text stands once, in tables whose ids are di
 (`indexer.digest`), so that two machines give the same thing the same id and merging needs no renumbering.
 """
 
+from hashlib import blake2b
+
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("cm")
@@ -306,6 +308,26 @@ def order_by_record(db: Database) -> None:
         db.execute(sql.replace(f"PRIMARY KEY ({key}, record_id)", f"PRIMARY KEY (record_id, {key})"))
         db.execute(f"INSERT INTO {table} SELECT * FROM before")
         db.execute("DROP TABLE before")
+
+
+@migrations()
+def name_generations(db: Database) -> None:
+    """An index that is merged again must know the files it already brought, wherever they were moved meanwhile."""
+    # SQLite keeps a comment only if something of the column comes after it.
+    db.execute(
+        """
+ALTER TABLE files ADD COLUMN
+  identity INTEGER -- what this generation is known by in every index that has it
+  CHECK (identity > 0)"""
+    )
+    # The same in every copy of the index, so that an old copy can be merged before its original is brought up to date.
+    rows = db.execute(
+        "SELECT h.name, h.user, f.id, f.path FROM files AS f JOIN hosts AS h ON h.id = f.host_id"
+    ).fetchall()
+    for name, user, file_id, path in rows:
+        digest = blake2b(f"{name}\x1f{user}\x1f{file_id}\x1f{path}".encode(), digest_size=8).digest()
+        db.execute("UPDATE files SET identity = ? WHERE id = ?", [int.from_bytes(digest) >> 1 or 1, file_id])
+    db.execute("CREATE UNIQUE INDEX files_identity ON files (identity)")
 
 
 @migrations()
