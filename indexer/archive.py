@@ -86,7 +86,7 @@ _QUIET_NS = 86_400 * 10**9
 # A report reads for less; a server may hold on for ever.
 _READER_MS = 2_000
 # Of the time that the refresh took so far; at least one transcript.
-_PACKING_SHARE = 0.1
+_PACKING_SHARE = 0.05
 _CURRENT = "SELECT path, id, file_id, size, mtime_ns, offset, dropped FROM files WHERE replaced_at IS NULL"
 _FILE = insert(
     "files", "root, path, session, file_id, size, mtime_ns, offset, started_at, is_masked, is_packed, meta", ""

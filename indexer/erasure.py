@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from typing import Any
 
+_FORGETTING = "CREATE TEMP TABLE forgetting (id INTEGER PRIMARY KEY)"
 _RECORDS = """
 SELECT r.id FROM contexts AS c JOIN records AS r ON r.context_id = c.id
 WHERE c.session_id IN (SELECT id FROM temp.forgetting)
@@ -86,7 +87,8 @@ def forget(db: str, sessions: Collection[str], is_all: bool = False, is_dry: boo
     """
     with store.Lock(db), closing(store.open_writer(db)) as connection:
         connection.execute("PRAGMA secure_delete = ON")
-        connection.executescript(accounting.TOUCHED + "CREATE TEMP TABLE forgetting (id INTEGER PRIMARY KEY);")
+        connection.executescript(accounting.TOUCHED)
+        connection.execute(_FORGETTING)
         connection.executemany("INSERT INTO temp.forgetting VALUES (?)", [(digest_text(name),) for name in sessions])
         (found,) = store.fetch_dicts(connection, _COUNTED)
         found["archived"] = _archived(db, sessions)
@@ -107,6 +109,10 @@ def _forget(connection: sqlite3.Connection, sessions: Collection[str], is_all: b
         " ON CONFLICT (id) DO UPDATE SET is_all = max(is_all, excluded.is_all)",
         [(digest_text(name), name, now, int(is_all)) for name in sessions],
     )
+    _take_out(connection, is_all)
+
+
+def _take_out(connection: sqlite3.Connection, is_all: bool) -> None:
     connection.execute("INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM temp.forgetting")
     _unsearch(connection)
     if is_all:
@@ -226,6 +232,23 @@ def _holds(file: str, sessions: Collection[str]) -> bool:
         return False
 
 
+def enforce(connection: sqlite3.Connection) -> None:
+    """Takes out what rows of another index brought and must not be stored here: forgotten sessions, text, secrets.
+
+    Within the transaction that brought them, and with the tables of `accounting.TOUCHED`.
+    """
+    for is_all in (False, True):
+        connection.execute("DROP TABLE IF EXISTS temp.forgetting")
+        connection.execute(_FORGETTING)
+        sql = "INSERT INTO temp.forgetting SELECT id FROM forgotten WHERE is_all = ?"
+        if connection.execute(sql, (is_all,)).rowcount:
+            _take_out(connection, is_all)
+    if not config.keeps_text():
+        _drop_all_text(connection)
+    elif patterns := config.patterns():
+        _mask(connection, redaction.redactor(patterns))
+
+
 # All text
 
 
@@ -254,7 +277,7 @@ def _drop_all_text(connection: sqlite3.Connection) -> None:
         "UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL",
         "UPDATE agents SET description = NULL",
         "INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM sessions",
-        "INSERT INTO meta VALUES ('text_is_off', '1')",
+        "INSERT OR IGNORE INTO meta VALUES ('text_is_off', '1')",
     ):
         connection.execute(sql)
     accounting.derive(connection)

@@ -15,7 +15,7 @@ from conftest import RunCm
 from test_keep import chunks, configure, restored
 from test_redaction import remains, rows
 
-from indexer import refresh
+from indexer import accounting, erasure, refresh, store
 
 OTHER = "5e551000-0000-4000-8000-000000000002"
 SAID = "theunspeakable"
@@ -207,3 +207,20 @@ def test_an_archive_that_text_false_leaves_is_named(home: builders.Home, db: Pat
     assert "cm keep prune --older-than 0d" in run_cm("refresh").stderr
     assert run_cm("keep", "prune", "--older-than", "0d", "--yes").returncode == 0
     assert not remains(db, SAID)
+
+
+def test_what_another_index_brings_is_forgotten_too(home: builders.Home, db: Path) -> None:
+    conversation(home)
+    refresh(db=str(db.parent / "other.db"))
+    conversation(home, OTHER, "harmless")
+    refresh()
+    said = rows(db, "SELECT id, text FROM records WHERE text IS NOT NULL")
+    before = rows(db, SPENT)
+    erasure.forget(str(db), [SESSION])
+    with closing(store.open_writer(str(db))) as connection:
+        connection.executemany("UPDATE records SET text = ?2 WHERE id = ?1", said)
+        connection.executescript(accounting.TOUCHED)
+        store.transaction(connection, lambda: erasure.enforce(connection))
+    texts = [row[0] for row in rows(db, "SELECT text FROM records WHERE text IS NOT NULL")]
+    assert texts and not any(SAID in text for text in texts)
+    assert rows(db, SPENT) == before
