@@ -7,7 +7,7 @@ collected in temporary tables while rows are stored; the same transaction derive
 
 from __future__ import annotations
 
-from . import session_facts
+from . import fulltext, session_facts
 from .digest import digest_text
 
 TYPE_CHECKING = False
@@ -279,6 +279,8 @@ def touch(connection: sqlite3.Connection, records: str, parameters: Mapping[str,
 def forget(connection: sqlite3.Connection, records: str, parameters: Mapping[str, int] = _NOTHING) -> None:
     """Deletes the rows of the records that a query names, and marks what they were part of."""
     touch(connection, records, parameters)
+    if fulltext.kept(connection) is not None:
+        fulltext.remove(connection, records, parameters)
     for table in BY_RECORD:
         connection.execute(f"DELETE FROM {table} WHERE record_id IN ({records})", parameters)
     connection.execute(f"DELETE FROM records WHERE id IN ({records})", parameters)

@@ -55,6 +55,17 @@ def add(connection: sqlite3.Connection, spans: Sequence[tuple[int, int]]) -> Non
     """Indexes the records between these ids, first and last, and the passages of them that are stored already."""
     source = "json_each(?) AS s JOIN records AS r ON r.id BETWEEN s.value ->> 0 AND s.value ->> 1 WHERE"
     connection.execute(_MESSAGES.format(into="passages (record_id, kind)", source=source), (json.dumps(spans),))
+    _index_new(connection)
+
+
+def adopt(connection: sqlite3.Connection, records: str) -> None:
+    """Indexes the records that a query names, which were taken over from elsewhere, and their passages."""
+    source = f"records AS r WHERE r.id IN ({records}) AND"
+    connection.execute(_MESSAGES.format(into="passages (record_id, kind)", source=source))
+    _index_new(connection)
+
+
+def _index_new(connection: sqlite3.Connection) -> None:
     (last,) = connection.execute(_LAST).fetchone()
     connection.execute(_INDEX, (last, 1 << 62))
 

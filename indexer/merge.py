@@ -17,7 +17,7 @@ import tempfile
 import time
 from contextlib import ExitStack, closing, contextmanager
 
-from . import accounting, hosts, prices, rows, schema, store
+from . import accounting, fulltext, hosts, prices, rows, schema, store
 from .errors import BadInput, IndexUnusable
 from .parser import OFFSET_BITS
 from .writer import BULK_PRAGMAS
@@ -313,7 +313,12 @@ def _take_over(connection: sqlite3.Connection) -> dict[str, Any]:
     for table in accounting.BY_RECORD:
         execute(_copy(table, "record_id"))
     execute(_SKIPPED_LINES)
+    kept = fulltext.kept(connection)
+    if kept is not None:
+        execute(f"{_copy('passages', 'record_id')} AND r.kind IN ({', '.join(map(str, kept))})")
     _drop_repeated(connection)
+    if kept is not None:
+        fulltext.adopt(connection, "SELECT new FROM temp.merged_records")
     accounting.touch(connection, "SELECT new FROM temp.merged_records")
     accounting.touch(connection, _MOVED)
     execute(f"DELETE FROM hosts WHERE id <> {hosts.THIS} AND id NOT IN (SELECT host_id FROM files)")

@@ -211,8 +211,6 @@ class Writer:
             self._execute("DELETE FROM skipped_lines WHERE id >= ? AND id < ?", (start, end))
 
     def _forget(self, records: str, parameters: dict[str, int]) -> None:
-        if self._kept is not None:
-            fulltext.remove(self._connection, records, parameters)
         accounting.forget(self._connection, records, parameters)
 
     def _touch_file(self, file_id: int) -> None:

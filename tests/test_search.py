@@ -30,6 +30,7 @@ from conftest import RunCm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger import another_home, refresh, rows
+from machines import Machines
 
 from indexer import config, fulltext, passages, search, store
 from indexer.errors import BadInput
@@ -126,6 +127,25 @@ def test_copies_are_found_once(home: Home, find: Any) -> None:
 def test_the_same_words_said_twice_are_two(home: Home, find: Any) -> None:
     write(home.transcript(), [user("A zebra."), user("A zebra.")])
     assert len(find("zebra")) == 2
+
+
+def test_what_another_machine_said_is_found_after_its_index_was_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = Machines(tmp_path, monkeypatch)
+    machines.use("beta")
+    records = [user("Their zebra."), assistant(tool_use(command="zebra of theirs"))]
+    write(machines.home.transcript(), [{**record, "sessionId": OTHER} for record in records])
+    machines.refresh("beta")
+    build()
+    machines.use("alpha")
+    write(machines.home.transcript(), [user("Our zebra.")])
+    machines.refresh("alpha")
+    build()
+    for _ in range(2):
+        machines.merge("alpha", "beta")
+        machines.use("alpha")
+        assert sorted(snippets(found_now(["zebra"]))) == ["Our zebra.", "Their zebra.", "zebra of theirs"]
 
 
 # How it is asked

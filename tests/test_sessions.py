@@ -17,6 +17,7 @@ from indexer import config, sessions, store
 from indexer.refresh import refresh as refresh_only
 
 OTHER = "5e551000-0000-4000-8000-000000000002"
+SUMMARY = {"type": "summary", "summary": "Summary", "leafUuid": "x"}
 FACTS = "turns tools tool_errors files pull_requests compactions interruptions api_errors model_changes".split()
 
 
@@ -104,9 +105,9 @@ def test_what_is_gone_stays_counted(home: Home) -> None:
     [
         pytest.param([user("Prompt.")], "Prompt.", id="the first prompt"),
         pytest.param([user("Prompt."), user("Later.")], "Prompt.", id="not a later one"),
-        pytest.param([user("P."), {"type": "summary", "summary": "Summary", "leafUuid": "x"}], "Summary", id="a summary"),
+        pytest.param([user("P."), SUMMARY], "Summary", id="a summary"),
         pytest.param(
-            [user("P."), title("Titled"), {"type": "summary", "summary": "Summary", "leafUuid": "x"}],
+            [user("P."), title("Titled"), SUMMARY],
             "Titled", id="a title before a summary",
         ),
         pytest.param([title("Early"), user("P."), title("Late")], "Late", id="the last title"),
