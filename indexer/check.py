@@ -131,10 +131,19 @@ def privacy(connection: sqlite3.Connection) -> Iterator[Problem]:
             yield Problem(f"{path}{suffix} can be read or written by others", f"run `chmod 600 {path}{suffix}`")
 
 
+def secrets(connection: sqlite3.Connection) -> Iterator[Problem]:
+    """What was stored before it was to be redacted."""
+    from . import erasure
+
+    for problem, fix in erasure.problems(connection):
+        yield Problem(problem, fix)
+
+
 CHECKS: dict[str, Check] = {
     "integrity": integrity,
     "foreign keys": foreign_keys,
     "offsets": offsets,
     "coverage": coverage,
     "privacy": privacy,
+    "secrets": secrets,
 }

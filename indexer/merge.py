@@ -17,7 +17,7 @@ import tempfile
 import time
 from contextlib import ExitStack, closing, contextmanager
 
-from . import accounting, fulltext, hosts, prices, rows, schema, store
+from . import accounting, erasure, fulltext, hosts, prices, rows, schema, store
 from .errors import BadInput, IndexUnusable
 from .parser import OFFSET_BITS
 from .writer import BULK_PRAGMAS
@@ -323,7 +323,9 @@ def _take_over(connection: sqlite3.Connection) -> dict[str, Any]:
     accounting.touch(connection, _MOVED)
     execute(f"DELETE FROM hosts WHERE id <> {hosts.THIS} AND id NOT IN (SELECT host_id FROM files)")
     (counts,) = store.fetch_dicts(connection, _COUNTS)
-    return {"hosts": names, **counts, "responses_added": accounting.derive(connection)}
+    added = accounting.derive(connection)
+    erasure.enforce(connection)
+    return {"hosts": names, **counts, "responses_added": added}
 
 
 def _match_hosts(connection: sqlite3.Connection) -> list[str]:

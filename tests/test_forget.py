@@ -209,6 +209,26 @@ def test_an_archive_that_text_false_leaves_is_named(home: builders.Home, db: Pat
     assert not remains(db, SAID)
 
 
+def test_a_merge_does_not_bring_back_what_was_forgotten(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    path = conversation(home)
+    configure('host = "laptop"')
+    refresh(db=str(db.parent / "laptop" / "cm.db"))
+    path.unlink()
+    configure("")
+    conversation(home, OTHER, "harmless")
+    refresh()
+    search_for(run_cm, "harmless")
+    run_cm("merge", db.parent / "laptop" / "cm.db")
+    before = rows(db, SPENT)
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    merged = run_cm("merge", db.parent / "laptop" / "cm.db")
+    assert merged.returncode == 0, merged.stderr
+    texts = [row[0] for row in rows(db, "SELECT text FROM records WHERE text IS NOT NULL")]
+    assert texts and not any(SAID in text for text in texts)
+    assert SAID not in search_for(run_cm, SAID)
+    assert rows(db, SPENT) == before
+
+
 def test_what_another_index_brings_is_forgotten_too(home: builders.Home, db: Path) -> None:
     conversation(home)
     refresh(db=str(db.parent / "other.db"))

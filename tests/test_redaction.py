@@ -173,10 +173,14 @@ def test_what_was_stored_before_is_found_and_masked(home: builders.Home, db: Pat
     assert len(problems) == len(places)
     assert all("cm redact" in fix for _, fix in problems)
     assert remains(db, ANTHROPIC)
+    checked = run_cm("check", "--json")
+    assert checked.returncode == 1
+    assert "cm redact" in checked.stdout
     done = run_cm("redact", "--yes")
     assert done.returncode == 0, done.stderr
     for secret in (ANTHROPIC, PRIVATE_KEY, GITHUB):
         assert not remains(db, secret)
+    assert run_cm("check").returncode == 0
     assert run_cm("verify").returncode == 0
     refresh()
     assert run_cm("redact", "--dry-run", "--json").stdout.count('"place"') == 0
