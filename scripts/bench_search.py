@@ -38,8 +38,8 @@ def make(connection: sqlite3.Connection, count: int) -> None:
     execute("BEGIN")
     execute("INSERT INTO record_types VALUES (?, 'user', 'prompt'), (?, 'assistant', NULL)", tuple(types.values()))
     for number in range(count // MESSAGES + 1):
-        file = (number + 1, 1, "/root", f"/root/projects/-p/s{number}.jsonl", 1, 1, 1, 1, number)
-        columns = "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, session_id"
+        file = (number + 1, 1, "/root", f"/root/projects/-p/s{number}.jsonl", 1, 1, 1, 1, number, number + 1)
+        columns = "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, session_id, identity"
         execute(store.insert("files", columns), file)
         project = number % (count // MESSAGES // SESSIONS + 1)
         execute("INSERT OR IGNORE INTO projects VALUES (?, ?, ?)", (project, f"/p{project}", f"p{project}"))
@@ -91,6 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = sys.argv[2] if len(sys.argv) > 2 else f"{folder}/cm.db"
         is_made = os.path.exists(path)
+        store.make_private(path)
         connection = store.open_writer(path)
         if not is_made:
             make(connection, count)
