@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 from builders import Home, append, assistant, text, title, tool_result, tool_use, usage, user, write
 from conftest import CHECKOUT, RunCm, clean_environment
-from hosts import DAILY, SHARED, STATS_ELSEWHERE, Machine, Rows, a_team, ask, index_of_all, machines, plain, stats
+from hosts import (
+    DAILY,
+    SHARED,
+    STATS_ELSEWHERE,
+    Machine,
+    Rows,
+    a_real_team,
+    a_team,
+    ask,
+    index_of_all,
+    machines,
+    plain,
+    stats,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +90,17 @@ def test_they_are_the_numbers_of_merged_indexes(tmp_path: Path):
         merge.merge(str(other.db), str(team[1].db))
     assert answer(tmp_path / "out", STATS_ELSEWHERE) == stats(team[1].db)
     assert answer(tmp_path / "out", DAILY) == ask(team[1].db, DAILY)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_on_real_transcripts_too(tmp_path: Path):
+    team = a_real_team(tmp_path / "team")
+    for machine in team:
+        write_out(machine, tmp_path / "out")
+    everything = index_of_all(team, tmp_path / "all.db")
+    assert answer(tmp_path / "out", STATS_ELSEWHERE) == stats(everything)
+    assert answer(tmp_path / "out", DAILY) == ask(everything, DAILY)
 
 
 def test_searches_count_where_the_call_stands_on_one_host_and_its_result_on_another(tmp_path: Path):
