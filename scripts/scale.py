@@ -79,10 +79,8 @@ def main() -> int:
 def _measure(directory: Path, engines: Sequence[str], counts: Sequence[int]) -> dict[str, Answers]:
     """Prints what each engine needs; what each says of all hosts."""
     answers = {}
-    print(
-        "| engine | hosts | responses | seconds: stats | daily | CPU | MB |\n| --- | --- | --- | --- | --- | --- | --- |",
-        flush=True,
-    )
+    print("| engine | hosts | responses | seconds: stats | daily | CPU | MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for engine in engines:
         for count in counts:
             said = _run(engine, _exports_of(directory, count))
