@@ -7,6 +7,7 @@ is a condition on these two, and what makes them faster makes every report faste
 from __future__ import annotations
 
 import json
+import re
 
 from . import blocks
 
@@ -293,7 +294,7 @@ REPORTS = {
 
 def sql(report: Report, query: Query = EVERYTHING) -> str:
     """The SELECT that answers a query, without its order: every value in it is a number of ours."""
-    names = [name for name in query.splits if f" AS {name}" not in report.columns]
+    names = [name for name in query.splits if not re.search(rf" AS {name}\b", report.columns)]
     splits = [_SPLITS[name] for name in names]
     cost = _RECORDED if query.is_recorded else _COMPUTED
     sums = {name: text.format(cost=cost) for name, text in SUMS.items() if name not in report.omits}
