@@ -35,6 +35,7 @@ COMMANDS = {
     "prices": ("prices", "What models cost when; your own prices."),
     "query": ("query", "Ask the index in SQL, or by a named query."),
     "queries": ("query", "List the named queries."),
+    "serve": ("serve", "Show the index in the browser."),
     "watch": ("watch", "Keep the index current, from now on."),
     "schedule": ("schedule", "What keeps the index current by cron, systemd or launchd."),
     "status": ("status", "The index's health and what it covers."),
