@@ -6,21 +6,31 @@ Templates stand in templates/cm and are called cm/….html, so that none takes t
 from __future__ import annotations
 
 import os
+import re
+import sqlite3
+from datetime import UTC, datetime
 
 from datasette import hookimpl
 from jinja2 import ChoiceLoader, FileSystemLoader
+from markupsafe import Markup
 
-from . import endpoints, guard, pages, served
+from ..errors import IndexUnusable
+from . import endpoints, guard, metadata, pages, served
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from datasette.app import Datasette
     from jinja2 import Environment
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
+# Bytes of the longest text or blob: above what any line of a transcript has had.
+LONGEST = 100_000_000
+# Columns that are times, and how many of their units make a second.
+TIMES = {r"at|\w+_at|valid_from|valid_until": 1000, r"mtime_ns|checked_ns": 10**9}
+YEAR_10000 = 253_402_300_800
 
 
 @hookimpl
@@ -44,3 +54,57 @@ def prepare_jinja2_environment(env: Environment, datasette: Datasette) -> None:
         "csp_nonce": guard.nonce,
         "cm_static": lambda name: datasette.urls.path(endpoints.static_url(name)),
     }
+
+
+@hookimpl
+def startup(datasette: Datasette) -> Awaitable[None] | None:
+    index = served.find(datasette)
+    if index is None:
+        return None
+    # Where the user has not set it: `datasette cm.db` is to be as fast as `cm serve`.
+    datasette._settings["suggest_facets"] = metadata.SETTINGS["suggest_facets"]
+    has_database = hasattr(datasette, "set_column_metadata")  # 1.0
+    return metadata.install(datasette, index.name, str(index.path)) if has_database else None
+
+
+@hookimpl(optionalhook=True)  # 0.65
+def get_metadata(datasette: Datasette) -> dict[str, Any]:
+    index = served.find(datasette)
+    if index is None:
+        return {}
+    try:
+        return {"databases": {index.name: metadata.of(str(index.path))}}
+    except IndexUnusable:
+        return {}
+
+
+@hookimpl(optionalhook=True)  # 0.65
+def canned_queries(datasette: Datasette, database: str) -> dict[str, Any]:
+    index = served.find(datasette)
+    return metadata.canned() if index is not None and database == index.name else {}
+
+
+@hookimpl
+def prepare_connection(conn: sqlite3.Connection, database: str, datasette: Datasette) -> None:
+    # Datasette's time limit ends a query between two steps; it cannot end a function that makes a text of gigabytes.
+    conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+
+
+@hookimpl
+def menu_links(datasette: Datasette) -> list[dict[str, str]]:
+    return [{"href": datasette.urls.instance(), "label": "cm"}] if served.find(datasette) is not None else []
+
+
+@hookimpl
+def render_cell(value: Any, column: str, database: str, datasette: Datasette) -> Markup | None:
+    """A date where the index keeps milliseconds; what it keeps is still what sorts, filters and leaves as JSON."""
+    per_second = next((units for name, units in TIMES.items() if re.fullmatch(name, column)), 0)
+    index = served.find(datasette)
+    if index is None or database != index.name or not per_second or type(value) is not int:
+        return None
+    if not 0 <= value // per_second < YEAR_10000:
+        return None
+    when = datetime.fromtimestamp(value // per_second, UTC).isoformat().removesuffix("+00:00")
+    return Markup('<time datetime="{0}Z" title="{1}">{0}.{2:03}Z</time>').format(
+        when, value, value % per_second * 1000 // per_second
+    )

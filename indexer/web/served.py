@@ -37,12 +37,17 @@ KEPT = 64
 _OURS = {"meta", "records", "responses", "refreshes"}
 
 
+_found: WeakKeyDictionary[Datasette, Database] = WeakKeyDictionary()
+
+
 def find(datasette: Datasette) -> Database | None:
     """The first of its databases that is an index of cm; None: it serves none, and the plugin keeps quiet."""
-    for database in datasette.databases.values():
-        if database.path and _is_index(str(database.path)):
-            return database
-    return None
+    if datasette not in _found:
+        for database in datasette.databases.values():
+            if database.path and _is_index(str(database.path)):
+                _found[datasette] = database
+                break
+    return _found.get(datasette)
 
 
 def _is_index(path: str) -> bool:
