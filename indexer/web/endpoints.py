@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
-import time
+import sqlite3
+from contextlib import closing
 from functools import cache
 
 from datasette.utils.asgi import Response
 
-from .. import __version__, metrics, schema
+from .. import __version__, metrics, schema, store
 from ..errors import IndexUnusable
 from ..output import dumps
-from . import served
+from . import exposition, served
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
     from typing import Any
 
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
 JSON = "application/json; charset=utf-8"
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_LAST_REFRESH = """
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at,
+  seconds,
+  CAST(strftime('%s', 'now') - started_at / 1000 AS INTEGER) AS age_seconds
+FROM refreshes
+ORDER BY id DESC
+LIMIT 1
+"""
 _KINDS = {
     ".css": "text/css; charset=utf-8",
     ".ico": "image/x-icon",
@@ -75,9 +84,32 @@ def _stats(connection: sqlite3.Connection) -> bytes:
     return (dumps(metrics.from_index(connection).to_dict(), indent=True) + "\n").encode()
 
 
+async def prometheus(datasette: Datasette, request: Request) -> Response:
+    """The same and more for Prometheus."""
+    return await answer(datasette, request, "metrics", _prometheus, exposition.CONTENT_TYPE)
+
+
+def _prometheus(connection: sqlite3.Connection) -> bytes:
+    (path,) = (file for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
+    return exposition.text(connection, path).encode()
+
+
 async def health(datasette: Datasette, request: Request) -> Response:
-    """Whether the index can be read and is complete, and how old it is: 200, or 503 with the reason."""
-    return Response.json({"status": "ok", "version": __version__, "schema_version": schema.VERSION})
+    """How old the index is: 200, or 503 while it is not complete or cannot be read."""
+    body = await asyncio.to_thread(_health, served.answers(datasette).path)
+    status = 200 if body["status"] == "ok" else 503
+    return Response(dumps(body), status, {"cache-control": "no-store"}, content_type=JSON)
+
+
+def _health(path: str) -> dict[str, Any]:
+    about = {"version": __version__, "schema_version": schema.VERSION}
+    try:
+        with closing(store.open_reader(path)) as connection:
+            is_loading = connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
+            last = store.fetch_dicts(connection, _LAST_REFRESH)
+    except (IndexUnusable, sqlite3.Error) as error:
+        return {"status": "unusable", **about, "error": str(error)}
+    return {"status": "loading" if is_loading else "ok", **about, "last_refresh": last[0] if last else None}
 
 
 async def static(datasette: Datasette, request: Request) -> Response:
@@ -118,6 +150,7 @@ async def tables(datasette: Datasette, request: Request) -> Response:
 ROUTES = [
     (r"^/-/cm/tables(?:\.(?P<format>json))?$", tables),
     (r"^/-/cm/stats\.json$", stats),
+    (r"^/-/cm/metrics$", prometheus),
     (r"^/-/cm/health$", health),
     (r"^/-/cm/static/(?P<name>[\w.-]+)$", static),
 ]
