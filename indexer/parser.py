@@ -9,14 +9,32 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-import orjson
+import msgspec
 
 from . import lines, usage
 from .digest import digest, digest_text
+from .record import (
+    UNDECODABLE,
+    Details,
+    Embedded,
+    Message,
+    Progress,
+    Record,
+    ResultBlock,
+    TextBlock,
+    Thinking,
+    ToolResult,
+    ToolUse,
+    decode,
+    fit,
+    to_json,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from msgspec import Raw
 
 OFFSET_BITS = 40
 AT_BORROWED, SESSION_BORROWED, RECOVERED, TEXT_DROPPED = 1, 2, 4, 8
@@ -34,24 +52,42 @@ _INTERRUPTED = "[Request interrupted by user"
 # Where records that are not messages keep what a reader would want to see.
 _TEXT = {
     "summary": "summary",
-    "ai-title": "aiTitle",
-    "custom-title": "customTitle",
-    "agent-name": "agentName",
+    "ai-title": "ai_title",
+    "custom-title": "custom_title",
+    "agent-name": "agent_name",
     "system": "content",
     "queue-operation": "content",
-    "pr-link": "prUrl",
+    "pr-link": "pr_url",
 }
+# Tools whose calls name what they are for.
+_WITH_SUBJECT = ("Task", "Agent", "Skill", "SlashCommand")
 _CONTEXT_TEXTS = 11
-# What users paste: megabytes, and never part of a response.
-_BULKY = ("image", "document")
 # How the type of a subagent is known, best first.
 FROM_META, FROM_RECORD, FROM_CALL = 0, 1, 2
 
 
-def milliseconds(value: Any) -> int | None:
+# Milliseconds of the parts of a time as Claude Code writes it, "2026-01-02T03:04:05.678Z": to look them up takes half
+# as long as to parse it.
+_days: dict[str, int] = {}
+_MINUTES = {f"{minute // 60:02}:{minute % 60:02}:": minute * 60_000 for minute in range(1440)}
+_SECONDS = {f"{second:02}.": second * 1000 for second in range(60)}
+_MILLISECONDS = {f"{millisecond:03}Z": millisecond for millisecond in range(1000)}
+
+
+def milliseconds(value: str | None) -> int | None:
     """Milliseconds since 1970 UTC of an ISO 8601 time, None for anything else; without a zone it is taken as UTC."""
-    if value.__class__ is not str:
+    if value is None:
         return None
+    try:
+        return _days[value[:11]] + _MINUTES[value[11:17]] + _SECONDS[value[17:20]] + _MILLISECONDS[value[20:]]
+    except KeyError:
+        found = _milliseconds(value)
+    if found is not None and value[11:17] in _MINUTES and value[17:20] in _SECONDS and value[20:] in _MILLISECONDS:
+        _days[value[:11]] = found - found % 86_400_000
+    return found
+
+
+def _milliseconds(value: str) -> int | None:
     try:
         at = datetime.fromisoformat(value)
         found = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
@@ -132,7 +168,8 @@ class Parser:
         self._types: dict[tuple[str, str | None], int] = {}
         self._models: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
-        self._responses: dict[str, int] = {}
+        self._api_ids: dict[str, int] = {}  # of messages whose id alone makes the response
+        self._calls: dict[str, int] = {}
         self._batch = Batch()
 
     def look_ahead(self, data: bytes) -> bool:
@@ -140,38 +177,43 @@ class Parser:
 
         Records before them borrow them, so they must be known before the first record is read.
         """
-        for line in data.split(b"\n"):
-            if self.session is not None and self.first_at is not None:
-                return True
-            for piece in lines.pieces(line) if line else ():
+        start = 0
+        while start < len(data) and (self.session is None or self.first_at is None):
+            end = data.find(b"\n", start)
+            end = len(data) if end < 0 else end
+            for piece in lines.pieces(data[start:end]) if end > start else ():
                 if piece.record is not None:
-                    self.session = self.session or _text(piece.record.get("sessionId"))
+                    record = fit(piece.record)
+                    self.session = self.session or record.session_id or None
                     if self.first_at is None:
-                        self.first_at = milliseconds(piece.record.get("timestamp"))
+                        self.first_at = milliseconds(record.timestamp)
+            start = end + 1
         return self.session is not None and self.first_at is not None
 
     def feed(self, data: bytes, offset: int) -> Batch:
         """Rows of a piece of whole lines (the last may lack its newline) that begins at the offset."""
         self._batch = batch = Batch()
         # Ids seen before are known to this parser, but the new batch must carry its own dictionary rows.
-        self._contexts, self._types, self._models, self._sessions, self._responses = {}, {}, {}, {}, {}
-        loads, decode_error, record = orjson.loads, orjson.JSONDecodeError, self._record
-        text = data.split(b"\n")
-        if not text[-1]:
-            text.pop()
-        for line in text:
+        self._contexts, self._types, self._models, self._sessions = {}, {}, {}, {}
+        self._api_ids, self._calls = {}, {}
+        read, view, find, start = self._record, memoryview(data), data.find, 0
+        while start < len(data):
+            end = find(b"\n", start)
+            if end < 0:
+                end = len(data)
+            line = view[start:end]
             self.line_count += 1
             try:
-                value = loads(line)
-            except decode_error:
-                self._pieces(line, offset)
+                record = decode(line)
+            except UNDECODABLE:
+                self._pieces(bytes(line), offset + start)
             else:
-                if value.__class__ is dict and value.get("type").__class__ is str and line[0] == 123:
-                    record(value, offset, len(line), line, 0)
+                if line[0] == 123:
+                    read(record, offset + start, end - start, line, 0)
                     batch.indexed_lines += 1
                 else:
-                    self._pieces(line, offset)
-            offset += len(line) + 1
+                    self._pieces(bytes(line), offset + start)
+            start = end + 1
         return batch
 
     def _pieces(self, line: bytes, offset: int) -> None:
@@ -186,85 +228,80 @@ class Parser:
                 is_counted = True
             else:
                 flags = RECOVERED if piece.is_recovered else 0
-                self._record(piece.record, offset + piece.start, length, line[piece.start : piece.end], flags)
+                self._record(fit(piece.record), offset + piece.start, length, line[piece.start : piece.end], flags)
         self._batch.indexed_lines += is_used
 
-    def _record(self, record: dict[str, Any], offset: int, length: int, line: bytes, flags: int) -> None:
-        get = record.get
-        kind: str = record["type"]
-        at = milliseconds(get("timestamp"))
+    def _record(self, record: Record, offset: int, length: int, line: bytes | memoryview, flags: int) -> None:
+        kind = record.type
+        at = milliseconds(record.timestamp)
         if at is None:
             flags |= AT_BORROWED
             at = self.last_at if self.last_at is not None else self.first_at
             at = self.mtime_ms if at is None else at
         else:
             self.last_at = at
-        session = get("sessionId")
+        session = record.session_id
         is_embedded = False
-        if session.__class__ is not str or not session:
+        if not session:
             flags |= SESSION_BORROWED
             session = self.session or self.name
             is_embedded = bool(flags & RECOVERED)
         if length > LONG_LINE:
             flags |= TEXT_DROPPED
-        is_sidechain = 1 if is_embedded or get("isSidechain") is True else 0
-        is_background = 1 if get("sessionKind") == "bg" else 0
+        is_sidechain = 1 if is_embedded or record.is_sidechain else 0
+        is_background = 1 if record.session_kind == "bg" else 0
         context = (
             session,
-            get("cwd"),
-            get("gitBranch"),
-            get("version"),
-            get("entrypoint"),
-            get("agentId") or (kind == "progress" and _progress_agent(record)) or None,
-            get("attributionAgent"),
-            get("attributionSkill"),
-            get("attributionPlugin"),
-            get("attributionMcpServer"),
-            get("attributionMcpTool"),
+            record.cwd,
+            record.git_branch,
+            record.version,
+            record.entrypoint,
+            record.agent_id or (kind == "progress" and record.data and record.data.agent_id) or None,
+            record.attribution_agent,
+            record.attribution_skill,
+            record.attribution_plugin,
+            record.attribution_mcp_server,
+            record.attribution_mcp_tool,
             is_sidechain,
             is_background,
         )
-        try:
-            context_id = self._contexts[context]
-        except (KeyError, TypeError):
-            context_id = self._context(context)
+        context_id = self._contexts.get(context) or self._context(context)
         identity = self.base + offset
-        uuid = _text(get("uuid"))
         rank = SIDECHAIN_RANK * is_sidechain + BACKGROUND_RANK * is_background + is_embedded
         owner_rank = (rank << RANK_SHIFT) + at
         model_id = response_id = message_id = request_id = stop_reason = block = text = None
         subtype: str | None = None
-        if kind in ("assistant", "user"):
-            message = get("message")
-            if message.__class__ is dict:
-                text, block, results = self._content(
-                    identity, session, owner_rank, message.get("content"), get("toolUseResult")
-                )
-                if kind == "user":
-                    subtype = _user_subtype(record, text, results)
-                else:
-                    model_id, response_id, message_id, request_id, stop_reason, subtype = self._assistant(
-                        record, message, identity, session, owner_rank, line
-                    )
+        message = record.message
+        if kind == "assistant":
+            if isinstance(message, Message):
+                text, block, _ = self._content(identity, session, owner_rank, message, None)
+                model_id, response_id, subtype = self._assistant(record, message, identity, session, owner_rank, line)
+                message_id, request_id = message.id or None, record.request_id or None
+                stop_reason = message.stop_reason or None
+        elif kind == "user":
+            if isinstance(message, Message):
+                text, block, is_result = self._content(identity, session, owner_rank, message, record.tool_use_result)
+                subtype = "tool_result" if is_result else _user_subtype(record, text)
         elif kind == "progress":
-            subtype = self._progress(get("data"), identity, session, at, is_background, line)
+            if record.data is not None:
+                subtype = self._progress(record.data, identity, session, at, is_background, line)
         else:
-            subtype = _subtype(kind, record)
-            text = _other_text(kind, record)
+            subtype, text = _subtype(kind, record), _other_text(kind, record)
         if flags & TEXT_DROPPED:
             text = None
+        uuid = record.uuid or None
         self._batch.records.append(
             (
                 identity,
                 self.line_count,
                 length,
-                self._type(kind, subtype),
+                self._types.get((kind, subtype)) or self._type(kind, subtype),
                 context_id,
                 at,
                 flags,
                 uuid,
-                _text(get("parentUuid")),
-                None if uuid else digest(line.strip()),
+                record.parent_uuid or None,
+                None if uuid else digest(bytes(line).strip()),
                 block,
                 model_id,
                 response_id,
@@ -277,119 +314,112 @@ class Parser:
 
     def _assistant(
         self,
-        record: dict[str, Any],
-        message: dict[str, Any],
+        record: Record | Embedded,
+        message: Message,
         identity: int,
         session: str,
         owner_rank: int,
-        line: bytes,
-    ) -> tuple[int | None, int | None, str | None, str | None, str | None, str | None]:
-        """Stores what a record says of its usage: model, response, message, request, stop reason, subtype."""
-        model = _text(message.get("model")) or ""
+        line: bytes | memoryview,
+    ) -> tuple[int | None, int | None, str | None]:
+        """Stores what a record says of its usage: model, response, subtype."""
+        model = message.model or ""
         model_id = self._models.get(model) or self._model(model)
-        message_id, request_id = _text(message.get("id")), _text(record.get("requestId"))
-        stop_reason = _text(message.get("stop_reason"))
-        subtype = "api_error" if record.get("isApiErrorMessage") is True else None
-        said = message.get("usage")
+        subtype = "api_error" if record.is_api_error_message else None
+        said = message.usage
         if model == usage.SYNTHETIC:
-            return model_id, None, message_id, request_id, stop_reason, subtype or "synthetic"
-        if said.__class__ is not dict:
-            return model_id, None, message_id, request_id, stop_reason, subtype
+            return model_id, None, subtype or "synthetic"
+        if said is None:
+            return model_id, None, subtype
         counts = usage.numbers(said)
-        key = usage.response_key(message_id, request_id, session, _text(record.get("uuid")), counts, line)
-        response_id = self._responses.get(key) or self._response(key)
+        key = message.id or ""
+        response_id = self._api_ids.get(key)
+        if response_id is None:
+            key = usage.response_key(message.id, record.request_id, session, record.uuid, counts, line)
+            response_id = digest(key.encode("utf-8", "replace"))
+            if key == message.id:
+                self._api_ids[key] = response_id
+        stop_reason = message.stop_reason or None
+        recorded = None if record.cost_usd is None else _recorded_nano(record.cost_usd)
         self._batch.usage.append(
-            (response_id, identity, key, 0, None, model_id, owner_rank, *counts, stop_reason, _recorded_nano(record))
+            (response_id, identity, key, 0, None, model_id, owner_rank, *counts, stop_reason, recorded)
         )
-        if "iterations" in said:
-            for part, (model, numbers) in enumerate(usage.advisor_calls(said, counts.flags), 1):
-                advisor_id = self._models.get(model) or self._model(model)
-                part_id = digest_text(key, part)
-                self._batch.usage.append(
-                    (part_id, identity, key, part, response_id, advisor_id, owner_rank, *numbers, None, None)
-                )
-        return model_id, response_id, message_id, request_id, stop_reason, subtype
+        for part, (model, numbers) in enumerate(usage.advisor_calls(said, counts.flags), 1):
+            advisor_id = self._models.get(model) or self._model(model)
+            part_id = digest_text(key, part)
+            self._batch.usage.append(
+                (part_id, identity, key, part, response_id, advisor_id, owner_rank, *numbers, None, None)
+            )
+        return model_id, response_id, subtype
 
-    def _progress(self, data: Any, identity: int, session: str, at: int, is_background: int, line: bytes) -> str | None:
+    def _progress(
+        self, data: Progress, identity: int, session: str, at: int, is_background: int, line: bytes | memoryview
+    ) -> str | None:
         """A subagent's message embedded in its parent's file counts as a sidechain record of the parent's session."""
-        if data.__class__ is not dict:
-            return None
-        embedded = data.get("message")
-        if data.get("type") == "agent_progress" and embedded.__class__ is dict:
-            message = embedded.get("message")
-            if message.__class__ is dict:
-                own = milliseconds(embedded.get("timestamp"))
-                rank = SIDECHAIN_RANK + BACKGROUND_RANK * is_background + EMBEDDED_RANK
-                owner_rank = (rank << RANK_SHIFT) + (at if own is None else own)
-                self._content(identity, session, owner_rank, message.get("content"), embedded.get("toolUseResult"))
-                if embedded.get("type") == "assistant":
-                    own_line = _json(embedded, line)
-                    self._assistant(embedded, message, identity, session, owner_rank, own_line)
-        return _text(data.get("type"))
+        embedded = data.message
+        if data.type != "agent_progress" or not isinstance(embedded, Embedded):
+            return data.type or None
+        message = embedded.message
+        if isinstance(message, Message):
+            own = milliseconds(embedded.timestamp)
+            rank = SIDECHAIN_RANK + BACKGROUND_RANK * is_background + EMBEDDED_RANK
+            owner_rank = (rank << RANK_SHIFT) + (at if own is None else own)
+            self._content(identity, session, owner_rank, message, embedded.tool_use_result)
+            if embedded.type == "assistant":
+                own_line = b"" if message.id or embedded.uuid else _embedded_json(line)
+                self._assistant(embedded, message, identity, session, owner_rank, own_line)
+        return data.type or None
 
     def _content(
-        self, identity: int, session: str, owner_rank: int, content: Any, result: Any
-    ) -> tuple[str | None, int | None, list[dict[str, Any]]]:
-        """Visible text, digest of what is not text, and tool results of a message's content."""
-        if content.__class__ is str:
-            return content or None, None, []
+        self, identity: int, session: str, owner_rank: int, message: Message, result: Any
+    ) -> tuple[str | None, int | None, bool]:
+        """Visible text, digest of what is not text, and whether there are tool results, of a message's content."""
+        content: Any = message.content
+        if content.__class__ is not list:
+            return content or None, None, False
         texts: list[str] = []
         block: int | None = None
-        results: list[dict[str, Any]] = []
-        for item in content if content.__class__ is list else ():
-            if item.__class__ is not dict:
-                continue
-            kind = item.get("type")
-            if kind == "text":
-                texts.append(_text(item.get("text")) or "")
-            elif kind in ("tool_use", "server_tool_use"):
+        is_result = False
+        for item in content:
+            kind = item.__class__
+            if kind is TextBlock:
+                texts.append(item.text)
+            elif isinstance(item, ToolUse):
                 block = self._tool_use(identity, session, owner_rank, item)
-            elif kind == "tool_result":
+            elif kind is ToolResult:
                 # toolUseResult is about one result, also on the rare line that holds several.
-                self._tool_result(identity, session, item, None if results else result)
-                results.append(item)
-            elif kind == "thinking":
-                # Newer versions leave the thinking empty and keep its signature.
-                block = digest_text((_text(item.get("signature")) or _text(item.get("thinking")) or "")[-128:])
-            elif kind not in _BULKY:
-                block = digest(_json(item, b""))
-        return "\n".join(texts) or None, block, results
+                self._tool_result(identity, session, item, None if is_result else result)
+                is_result = True
+            elif kind is Thinking:
+                block = digest_text((item.signature or item.thinking or "")[-128:])
+            elif kind is dict:
+                block = digest(to_json(item))
+        return "\n".join(texts) or None, block, is_result
 
-    def _tool_use(self, identity: int, session: str, owner_rank: int, item: dict[str, Any]) -> int:
-        tool_use_id, name = _text(item.get("id")) or "", _text(item.get("name")) or ""
-        call_id = _call_id(tool_use_id, session)
-        given = item.get("input")
-        subject = None
-        if given.__class__ is dict and name in ("Task", "Agent", "Skill", "SlashCommand"):
-            subject = _text(given.get("subagent_type")) or _text(given.get("skill")) or _text(given.get("command"))
-        self._batch.tool_uses.append((call_id, identity, tool_use_id, name, subject, owner_rank))
+    def _tool_use(self, identity: int, session: str, owner_rank: int, item: ToolUse) -> int:
+        call_id = self._call(item.id, session)
+        subject = _subject(item.input) if item.name in _WITH_SUBJECT else None
+        self._batch.tool_uses.append((call_id, identity, item.id, item.name, subject, owner_rank))
         return call_id
 
-    def _tool_result(self, identity: int, session: str, item: dict[str, Any], result: Any) -> None:
-        details = result if result.__class__ is dict else {}
+    def _tool_result(self, identity: int, session: str, item: ToolResult, result: Any) -> None:
+        call_id = self._call(item.tool_use_id, session)
+        searches, agent = 0, None
+        if result.__class__ is Details:
+            searches, agent = usage.searches(result.search_count), result.agent_id or None
+        elif result.__class__ is dict:
+            searches, agent = usage.searches(result.get("searchCount")), _text(result.get("agentId"))
         self._batch.tool_results.append(
-            (
-                _call_id(_text(item.get("tool_use_id")) or "", session),
-                identity,
-                1 if item.get("is_error") is True else 0,
-                _result_bytes(item.get("content")),
-                usage.searches(details),
-                _text(details.get("agentId")),
-            )
+            (call_id, identity, 1 if item.is_error else 0, _result_bytes(item.content), searches, agent)
         )
 
     def _context(self, raw: tuple[Any, ...]) -> int:
-        texts = tuple(_text(value) for value in raw[:_CONTEXT_TEXTS])
-        session_id = self._session(texts[0] or "")
-        row = (session_id, *texts[1:], *raw[_CONTEXT_TEXTS:])
-        found = digest_text(*row)
+        session_id = self._session(raw[0])
+        row = (session_id, *(value or None for value in raw[1:_CONTEXT_TEXTS]), *raw[_CONTEXT_TEXTS:])
+        found = self._contexts[raw] = digest_text(*row)
         self._batch.contexts[found] = (found, *row)
-        agent, agent_type = texts[5], texts[6]
+        agent, agent_type = row[5], row[6]
         if agent and agent_type:
             self._batch.agents.append((session_id, agent, agent_type, None, FROM_RECORD))
-        # Written as 5 or as {}, a field is no text; such a record comes here each time.
-        if texts == raw[:_CONTEXT_TEXTS]:
-            self._contexts[raw] = found
         return found
 
     def session_id(self, batch: Batch) -> int:
@@ -407,14 +437,17 @@ class Parser:
         return found
 
     def _type(self, kind: str, subtype: str | None) -> int:
-        found = self._types.get((kind, subtype))
-        if found is None:
-            found = self._types[kind, subtype] = digest_text(kind, subtype)
-            self._batch.types[found] = (kind, subtype)
+        found = self._types[kind, subtype] = digest_text(kind, subtype)
+        self._batch.types[found] = (kind, subtype)
         return found
 
-    def _response(self, key: str) -> int:
-        found = self._responses[key] = digest(key.encode("utf-8", "replace"))
+    def _call(self, tool_use_id: str, session: str) -> int:
+        """Gateways number their tool calls within a session; the API's ids are unique."""
+        found = self._calls.get(tool_use_id)
+        if found is None:
+            if not _TOOL_ID.fullmatch(tool_use_id):
+                return digest_text(session, tool_use_id)
+            found = self._calls[tool_use_id] = digest(tool_use_id.encode())
         return found
 
     def _model(self, model: str) -> int:
@@ -427,48 +460,44 @@ def _text(value: Any) -> str | None:
     return value if value.__class__ is str and value else None
 
 
-def _call_id(tool_use_id: str, session: str) -> int:
-    """Gateways number their tool calls within a session; the API's ids are unique."""
-    if _TOOL_ID.fullmatch(tool_use_id):
-        return digest(tool_use_id.encode())
-    return digest_text(session, tool_use_id)
-
-
-def _result_bytes(content: Any) -> int:
-    if content.__class__ is str:
-        return len(content) if content.isascii() else len(content.encode("utf-8", "replace"))
-    if content.__class__ is list:
-        texts = (item.get("text") for item in content if item.__class__ is dict)
-        return sum(_result_bytes(text) for text in texts if text.__class__ is str)
-    return 0
-
-
-def _progress_agent(record: dict[str, Any]) -> Any:
-    data = record.get("data")
-    return data.get("agentId") if data.__class__ is dict else None
-
-
-def _json(value: dict[str, Any], default: bytes) -> bytes:
+def _subject(given: Raw) -> str | None:
     try:
-        return orjson.dumps(value)
-    except orjson.JSONEncodeError:  # orjson reads 1024 levels and writes 254, and no integer beyond 64 bits
-        return default
+        value = msgspec.json.decode(given)
+    except UNDECODABLE:
+        return None
+    if value.__class__ is not dict:
+        return None
+    return _text(value.get("subagent_type")) or _text(value.get("skill")) or _text(value.get("command"))
 
 
-def _recorded_nano(record: dict[str, Any]) -> int | None:
-    cost = record.get("costUSD")
-    if isinstance(cost, (int, float)) and not isinstance(cost, bool) and 0 < cost < 10**6:
-        return round(cost * 10**9)
-    return None
+def _result_bytes(content: str | list[ResultBlock] | None) -> int:
+    if isinstance(content, list):
+        return sum(_text_bytes(item.text) for item in content)
+    return _text_bytes(content)
 
 
-def _user_subtype(record: dict[str, Any], text: str | None, results: list[dict[str, Any]]) -> str:
-    """What a user record is: most are tool results, few are what a human typed."""
-    if results:
-        return "tool_result"
-    if record.get("isCompactSummary") is True:
+def _text_bytes(text: str | None) -> int:
+    if not text:
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _embedded_json(line: bytes | memoryview) -> bytes:
+    """The embedded record of a line, as orjson writes it."""
+    whole = bytes(line)
+    record = lines.pieces(whole)[0].record
+    return whole if record is None else to_json(record["data"]["message"]) or whole
+
+
+def _recorded_nano(cost: float) -> int | None:
+    return round(cost * 10**9) if 0 < cost < 10**6 else None
+
+
+def _user_subtype(record: Record, text: str | None) -> str:
+    """What a user record without results is: few are what a human typed."""
+    if record.is_compact_summary:
         return "compact_summary"
-    if record.get("isMeta") is True:
+    if record.is_meta:
         return "meta"
     if text and text.startswith(_INTERRUPTED):
         return "interruption"
@@ -477,20 +506,19 @@ def _user_subtype(record: dict[str, Any], text: str | None, results: list[dict[s
     return "prompt"
 
 
-def _subtype(kind: str, record: dict[str, Any]) -> str | None:
+def _subtype(kind: str, record: Record) -> str | None:
     if kind == "system":
-        return _text(record.get("subtype"))
+        return record.subtype or None
     if kind == "attachment":
-        attachment = record.get("attachment")
-        return _text(attachment.get("type")) if attachment.__class__ is dict else None
+        return (record.attachment and record.attachment.type) or None
     if kind == "queue-operation":
-        return _text(record.get("operation"))
+        return record.operation or None
     return None
 
 
-def _other_text(kind: str, record: dict[str, Any]) -> str | None:
+def _other_text(kind: str, record: Record) -> str | None:
+    """What a reader would want to see of a record that is not a message."""
     if kind == "attachment":
-        attachment = record.get("attachment")
-        return _text(attachment.get("prompt")) if attachment.__class__ is dict else None
+        return (record.attachment and record.attachment.prompt) or None
     field = _TEXT.get(kind)
-    return _text(record.get(field)) if field else None
+    return _text(getattr(record, field)) if field else None

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from hashlib import sha256
 
+from msgspec import to_builtins
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NamedTuple
+
+    from .record import Iteration, Usage
 
     class Numbers(NamedTuple):
         """Token counts of one call; `cache_write` holds both lifetimes, `cache_write_1h` the longer one."""
@@ -28,13 +32,6 @@ else:
 FAST, US, BATCH, IMPLAUSIBLE, FALLBACK = 1, 2, 4, 8, 16
 # No call has a context of a billion tokens; a count above it is a broken writer's.
 PLAUSIBLE = 10**9
-_REPEATED = (
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_input_tokens",
-    "cache_read_input_tokens",
-    "cache_creation",
-)
 SYNTHETIC = "<synthetic>"
 _API_ID = re.compile(r"msg_[A-Za-z0-9_]{20,}")
 
@@ -77,49 +74,60 @@ def _plausible(counts: tuple[int, ...], flags: int) -> Numbers:
     return Numbers(counts[0], counts[1], counts[2], min(counts[3], counts[2]), counts[4], counts[5], flags)
 
 
-def numbers(usage: dict[str, Any]) -> Numbers:
+def numbers(usage: Usage | dict[str, Any]) -> Numbers:
     """What a usage object says of its own call: per field the larger of the top level and its `message` iterations."""
-    get = usage.get
-    tokens_in, out, write = get("input_tokens"), get("output_tokens"), get("cache_creation_input_tokens")
-    read, split, tools = get("cache_read_input_tokens"), get("cache_creation"), get("server_tool_use")
-    flags = FAST if get("speed") == "fast" else 0
-    if get("inference_geo") == "us":
-        flags |= US
-    if get("service_tier") == "batch":
-        flags |= BATCH
+    if isinstance(usage, dict):
+        return _careful(usage)
     # Nearly every record is as it should be; the careful reading of the others takes five times as long.
-    if (
-        tokens_in.__class__ is out.__class__ is write.__class__ is read.__class__ is int
-        and split.__class__ is dict
-        and len(split) == 2
-        and (not (iterations := get("iterations")) or _repeats(iterations, usage))
-        and 0 <= tokens_in <= PLAUSIBLE
-        and 0 <= out <= PLAUSIBLE
-        and 0 <= read <= PLAUSIBLE
-    ):
-        hour, minutes = split.get("ephemeral_1h_input_tokens"), split.get("ephemeral_5m_input_tokens")
-        searches = tools.get("web_search_requests") if tools.__class__ is dict else 0
+    return _quick(usage) or _careful(to_builtins(usage))
+
+
+def _quick(usage: Any) -> Numbers | None:
+    tokens_in, out, read = usage.input_tokens, usage.output_tokens, usage.cache_read_input_tokens
+    write, split, tools = usage.cache_creation_input_tokens, usage.cache_creation, usage.server_tool_use
+    hour = minutes = searches = 0
+    if split is not None:
+        hour, minutes = split.ephemeral_1h_input_tokens, split.ephemeral_5m_input_tokens
+    if tools is not None:
+        searches = tools.web_search_requests
+    try:
         if (
-            hour.__class__ is minutes.__class__ is searches.__class__ is int
+            0 <= tokens_in <= PLAUSIBLE
+            and 0 <= out <= PLAUSIBLE
+            and 0 <= read <= PLAUSIBLE
             and hour >= 0
             and minutes >= 0
             and 0 <= hour + minutes <= write <= PLAUSIBLE
             and 0 <= searches <= PLAUSIBLE
+            and (not usage.iterations or _repeats(usage.iterations, usage))
         ):
+            flags = _flags(usage.speed, usage.inference_geo, usage.service_tier)
             return Numbers(tokens_in, out, write, hour, read, searches, flags)
-    return _careful(usage, flags)
+    except TypeError:
+        pass  # one of them is absent
+    return None
 
 
-def _repeats(iterations: Any, usage: dict[str, Any]) -> bool:
+def _flags(speed: Any, geo: Any, tier: Any) -> int:
+    return (FAST if speed == "fast" else 0) | (US if geo == "us" else 0) | (BATCH if tier == "batch" else 0)
+
+
+def _repeats(iterations: list[Iteration], usage: Usage) -> bool:
     """Whether the iterations only say once more what the top level says."""
-    if iterations.__class__ is not list or len(iterations) != 1 or iterations[0].__class__ is not dict:
-        return False
     only = iterations[0]
-    return only.get("type") == "message" and all(only.get(name) == usage.get(name) for name in _REPEATED)
+    return (
+        len(iterations) == 1
+        and only.type == "message"
+        and only.input_tokens == usage.input_tokens
+        and only.output_tokens == usage.output_tokens
+        and only.cache_creation_input_tokens == usage.cache_creation_input_tokens
+        and only.cache_read_input_tokens == usage.cache_read_input_tokens
+        and only.cache_creation == usage.cache_creation
+    )
 
 
-def _careful(usage: dict[str, Any], flags: int) -> Numbers:
-    count = _Counts(flags)
+def _careful(usage: dict[str, Any]) -> Numbers:
+    count = _Counts(_flags(usage.get("speed"), usage.get("inference_geo"), usage.get("service_tier")))
     tokens_in, out = count.one(usage.get("input_tokens")), count.one(usage.get("output_tokens"))
     read = count.one(usage.get("cache_read_input_tokens"))
     write, hour = count.cache_write(usage)
@@ -143,10 +151,16 @@ def _iterations(usage: dict[str, Any]) -> list[dict[str, Any]]:
     return [item for item in iterations if isinstance(item, dict)] if isinstance(iterations, list) else []
 
 
-def advisor_calls(usage: dict[str, Any], flags: int) -> list[tuple[str, Numbers]]:
+def advisor_calls(usage: Usage | dict[str, Any], flags: int) -> list[tuple[str, Numbers]]:
     """Model and numbers of the advisor's calls, in order: billed, and not in the top level."""
+    if isinstance(usage, dict):
+        iterations = _iterations(usage)
+    elif usage.iterations and any(item.type == "advisor_message" for item in usage.iterations):
+        iterations = to_builtins(usage.iterations)
+    else:
+        return []
     calls = []
-    for item in _iterations(usage):
+    for item in iterations:
         if item.get("type") == "advisor_message":
             count = _Counts(flags & (FAST | US | BATCH))
             write, hour = count.cache_write(item)
@@ -164,7 +178,12 @@ def advisor_calls(usage: dict[str, Any], flags: int) -> list[tuple[str, Numbers]
 
 
 def response_key(
-    message_id: str | None, request_id: str | None, session: str, uuid: str | None, counts: Numbers, line: bytes
+    message_id: str | None,
+    request_id: str | None,
+    session: str,
+    uuid: str | None,
+    counts: Numbers,
+    line: bytes | memoryview,
 ) -> str:
     """What makes records the same response, whichever file they stand in.
 
@@ -180,10 +199,9 @@ def response_key(
     if uuid:
         return f"uuid:{uuid}"
     # A stale copy may end before the carriage return of its last line.
-    return f"sha256:{sha256(line.strip()).hexdigest()}"
+    return f"sha256:{sha256(bytes(line).strip()).hexdigest()}"
 
 
-def searches(result: dict[str, Any]) -> int:
-    """Web searches a tool result reports: the API's own count is 0 in Claude Code's files."""
-    said = result.get("searchCount")
+def searches(said: Any) -> int:
+    """Web searches that a tool result reports: the API's own count is 0 in Claude Code's files."""
     return 0 if said is None else _Counts(0).one(said)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, get_args, get_origin
 
+import msgspec
 import orjson
 import pytest
 from builders import ABSENT, SESSION, agent_progress, assistant, chained, line, text, title, tool_result, usage, user
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer import record as record_module
 from indexer.lines import BLANK, BROKEN, NO_TYPE, NOT_AN_OBJECT, NUL_BYTES, TOO_DEEP, pieces, usable
 from indexer.parser import OFFSET_BITS, RANK_SHIFT, RECOVERED, Batch, Parser
 
@@ -484,3 +486,50 @@ def test_it_does_not_matter_in_how_many_pieces_lines_arrive(data, draw):
         skipped += batch.skipped
         start = cut
     assert (records, skipped) == (at_once.records, at_once.skipped)
+
+
+_SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5)
+_ANY = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "id"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@st.composite
+def _structs(draw, kind):
+    """JSON of a kind of record: most fields as they are usually written, some as anything at all."""
+    value = {}
+    for name, written, hint in record_module._fields(kind):
+        if draw(st.integers(0, 3)):
+            value[written] = draw(_of(hint) if draw(st.integers(0, 9)) or name == "type" else _ANY)
+    tag = kind.__struct_config__.tag
+    return value | ({"type": tag} if tag else {})
+
+
+def _of(hint):
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return _structs(hint)
+    if hint in (int, float, str, bool, type(None)):
+        return {int: st.integers(-1, 2**40), float: st.floats(0, 9), str: st.text(max_size=8), bool: st.booleans()}.get(
+            hint, st.none()
+        )
+    if hint is msgspec.Raw:
+        return _ANY
+    if get_origin(hint) is list:
+        return st.lists(_of(get_args(hint)[0]), max_size=2)
+    return st.one_of([_of(option) for option in get_args(hint)])
+
+
+@given(_structs(record_module.Record))
+def test_a_record_gives_the_same_rows_whether_or_not_its_fields_are_of_their_types(value):
+    line = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    quick, careful = Parser(1, "the-file", MTIME), Parser(1, "the-file", MTIME)
+    batch = quick.feed(line + b"\n", 0)
+    careful._batch = Batch()
+    careful.line_count = 1
+    careful._pieces(line, 0)
+    for name in Batch.__slots__:
+        assert getattr(batch, name) == getattr(careful._batch, name), name
