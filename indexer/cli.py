@@ -32,6 +32,7 @@ COMMANDS = {
     "refresh": ("refresh", "Index what is new or changed."),
     "stats": ("stats", "Totals by model and by project."),
     "explain": ("explain", "How a number came about, record by record."),
+    "report": ("report", "The web page as one file, to keep or to send."),
     "prices": ("prices", "What models cost when; your own prices."),
     "query": ("query", "Ask the index in SQL, or by a named query."),
     "queries": ("query", "List the named queries."),

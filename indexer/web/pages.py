@@ -2,8 +2,66 @@
 
 from __future__ import annotations
 
+import time
+
+from datasette.utils.asgi import Response
+
+from .. import __version__
+from ..errors import BadInput
+from ..output import dumps
+from . import dashboard, endpoints, served
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from typing import Any
 
-ROUTES: list[tuple[str, Any]] = []
+    from datasette.app import Datasette
+    from datasette.utils.asgi import Request
+
+# Numbers that depend on the time, of today or of the running block, are at most so old while nothing is indexed.
+_FRESH_SECONDS = 300
+
+
+async def page(datasette: Datasette, request: Request) -> Response:
+    """The page at `/`: an empty frame, which asks for its numbers."""
+    return Response.html(await datasette.render_template("cm/page.html", _frame(datasette) | {"is_page": True}, request))
+
+
+async def page_json(datasette: Datasette, request: Request) -> Response:
+    """The numbers of the page for the days, projects and models in the query; 400 with the reason if there are none."""
+    wanted = dashboard.Wanted(
+        request.args.get("since"),
+        request.args.get("until"),
+        tuple(request.args.getlist("project")),
+        tuple(request.args.getlist("model")),
+    )
+
+    def build(connection: sqlite3.Connection) -> bytes:
+        return dumps(dashboard.numbers(connection, wanted)).encode()
+
+    try:
+        return await endpoints.answer(datasette, request, ("page", wanted, time.time() // _FRESH_SECONDS), build)
+    except BadInput as error:
+        return Response(dumps({"error": str(error)}), status=400, content_type=endpoints.JSON)
+
+
+def _frame(datasette: Datasette) -> dict[str, Any]:
+    """What every page has around its content."""
+    index = served.find(datasette)
+    return {
+        "version": __version__,
+        "at": {
+            "page": datasette.urls.path("/"),
+            "json": datasette.urls.path("/-/cm/page.json"),
+            "session": datasette.urls.path("/-/cm/session"),
+            "all_tables": datasette.urls.path("/-/cm/tables"),
+            "tables": datasette.urls.database(index.name) if index is not None else "",
+        },
+    }
+
+
+ROUTES: list[tuple[str, Any]] = [
+    (r"^/$", page),
+    (r"^/-/cm/page\.json$", page_json),
+]
