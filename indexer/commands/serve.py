@@ -83,20 +83,23 @@ def serve(
 
 def _token(file: str | None) -> str:
     """The token that everybody must know; empty: there is none. Raises BadInput: it is short, or cannot be read."""
-    token, source = os.environ.get(TOKEN, "").strip(), TOKEN
-    if file:
-        source = file
-        try:
-            with open(file, encoding="utf-8") as opened:
-                token = opened.readline().strip()
-                mode = os.fstat(opened.fileno()).st_mode
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"--token-file {file}: {getattr(error, 'strerror', error)}; name a readable file") from error
-        if mode & (stat.S_IRGRP | stat.S_IROTH):
-            say(f"{file} can be read by other users: chmod 600 it")
-    if not (token.isascii() and token.isprintable()) or (len(token) < _LEAST and (token or file)):
+    if file is None:
+        return _checked(os.environ.get(TOKEN, "").strip(), TOKEN) if os.environ.get(TOKEN) else ""
+    try:
+        with open(file, encoding="utf-8") as opened:
+            token, mode = opened.readline().strip(), os.fstat(opened.fileno()).st_mode
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--token-file {file}: {getattr(error, 'strerror', error)}; name a readable file") from error
+    checked = _checked(token, file)
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        say(f"{file} can be read by other users: chmod 600 it")
+    return checked
+
+
+def _checked(token: str, source: str) -> str:
+    if len(token) < _LEAST or not (token.isascii() and token.isprintable()):
         raise BadInput(
-            f"{source}: a token has {_LEAST} characters of ASCII or more; make one by `openssl rand -hex 16`"
+            f"{source}: a token is {_LEAST} characters of ASCII or more; make one with `openssl rand -hex 16`"
         )
     return token
 
@@ -107,7 +110,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address, family=family, backlog=128)
     except OSError as error:
-        raise CmError(f"{_shown(host)}:{port}: {error.strerror or error}; name another --host or --port") from error
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise CmError(f"{_shown(host)}:{port}: {reason}; name another --host or --port") from error
     return listener
 
 
