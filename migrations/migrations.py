@@ -290,3 +290,10 @@ CREATE TABLE zone_offsets ( -- local time of the configured zone
 ) STRICT""",
     ):
         db.execute(statement)
+
+
+@migrations()
+def index_tool_calls_by_time(db: Database) -> None:
+    """The newest tool calls first. An index without any gets this one as all others: after its first load."""
+    if db.execute("SELECT 1 FROM tool_calls LIMIT 1").fetchone():
+        db.execute("CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at)")

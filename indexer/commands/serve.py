@@ -116,7 +116,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _datasette(path: str, host: str, token_file: str | None, token: str) -> Datasette:
-    import rich
     from datasette.app import Datasette
     from datasette.plugins import pm
 
@@ -124,8 +123,6 @@ def _datasette(path: str, host: str, token_file: str | None, token: str) -> Data
 
     if not pm.has_plugin(PLUGIN):  # a checkout that is not installed, or a Datasette told to load none
         pm.register(plugin, PLUGIN)
-    # For every error, also a user's in SQL, Datasette has rich print the whole stack with its variables on stdout.
-    rich.reconfigure(quiet=True)
     # What Datasette shows of its configuration says where the token is, not what it is.
     source = {"$file": os.path.abspath(token_file)} if token_file else {"$env": TOKEN}
     config = {"hosts": [host]} | ({"token": source} if token else {})

@@ -7,6 +7,7 @@ from contextlib import closing
 from functools import cache
 
 from .. import __version__, dictionary, queries, store
+from ..errors import IndexUnusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def _with_default(name: str, default: str) -> str:
 
 async def install(datasette: Datasette, name: str, path: str) -> None:
     """Tells Datasette 1.0, which keeps descriptions and queries in a database; what its user configured stays."""
-    found = of(path)
+    try:
+        found = of(path)
+    except IndexUnusable:
+        return  # the endpoints say so
     configured = datasette.config.setdefault("databases", {}).setdefault(name, {}).setdefault("tables", {})
     for key in ("title", "description", "source"):
         await datasette.set_database_metadata(name, key, found[key])

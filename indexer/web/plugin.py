@@ -58,9 +58,13 @@ def prepare_jinja2_environment(env: Environment, datasette: Datasette) -> None:
 
 @hookimpl
 def startup(datasette: Datasette) -> Awaitable[None] | None:
+    from datasette import handle_exception  # not before the plugins of which it is one
+
     index = served.find(datasette)
     if index is None:
         return None
+    # Else rich prints the stack with all its variables, on stdout, for every page that is not there.
+    handle_exception.rich = None
     # Where the user has not set it: `datasette cm.db` is to be as fast as `cm serve`.
     datasette._settings["suggest_facets"] = metadata.SETTINGS["suggest_facets"]
     has_database = hasattr(datasette, "set_column_metadata")  # 1.0
