@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
-from builders import Home, assistant, write
+from builders import Home, assistant, tool_use, write
 from conftest import RunCm
 from webserver import IS_ALPHA, Server, datasette, serving
 
@@ -94,6 +94,40 @@ def test_times_are_dates_to_people_and_numbers_to_programs(web: Server):
     text = web.get("/cm/responses?_size=1").text
     assert re.search(r'<time datetime="2026-11-\d\dT[\d:]+Z" title="\d{13}">2026-11-\d\dT[\d:.]{12}Z</time>', text)
     assert isinstance(web.get("/cm/responses.json?_size=1&_shape=array").json[0]["at"], int)
+
+
+def test_a_session_leads_to_its_page(web: Server):
+    text = web.get("/cm/session_usage?_size=1").text
+    address = re.findall(r'href="(/-/cm/session/[^"]+)"', text)[0]
+    assert web.get(address).status == 200
+
+
+def test_an_index_from_before_gets_the_order_of_its_tool_calls(home: Home, run_cm: RunCm, db: Path):
+    write(home.transcript(), [assistant(tool_use())])
+    run_cm("refresh", "--quiet")
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("DROP INDEX tool_calls_started_at")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'index_tool_calls_by_time'")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+        assert run_cm("refresh", "--quiet").returncode == 0
+        assert "tool_calls_started_at" in plan_of(connection, "SELECT * FROM tool_calls ORDER BY started_at DESC LIMIT 9")
+
+
+def test_what_was_made_for_searching_is_searched(home: Home, run_cm: RunCm, db: Path):
+    write(home.transcript(), [assistant()])
+    run_cm("refresh", "--quiet")
+    with closing(sqlite3.connect(db)) as connection:
+        connection.executescript("""
+            CREATE TABLE IF NOT EXISTS passages (id INTEGER PRIMARY KEY, record_id INTEGER, kind INTEGER, text TEXT);
+            CREATE VIRTUAL TABLE search USING fts5(text);
+            INSERT INTO passages (id, record_id, kind, text) SELECT 1, min(id), 0, 'one two' FROM records;
+            INSERT INTO passages (id, record_id, kind, text) SELECT 2, min(id), 0, 'three' FROM records;
+            INSERT INTO search (rowid, text) SELECT id, text FROM passages;
+        """)
+    with serving(db) as server:
+        assert [row["id"] for row in server.get("/cm/passages.json?_search=two&_shape=array").json] == [1]
+        assert 'name="_search"' in server.get("/cm/passages").text
 
 
 @pytest.mark.parametrize(("name", "column"), [("records", "at"), ("responses", "at"), ("sessions", "last_at")])

@@ -48,8 +48,10 @@ TABLES: dict[str, Metadata] = {
     "model_usage": {"sort_desc": "cost_usd"},
     "tool_usage": {"sort_desc": "calls"},
 }
+# What the full-text index is over, once the first search has made it.
+SEARCHED, SEARCH = ("passages", "searchable"), {"fts_table": "search", "fts_pk": "id"}
 # What Datasette 1.0 reads from its configuration; the rest it keeps in a database of its own.
-_CONFIGURED = {"facets", "hidden", "label_column", "sort", "sort_desc"}
+_CONFIGURED = {"facets", "fts_pk", "fts_table", "hidden", "label_column", "sort", "sort_desc"}
 
 
 @cache
@@ -57,9 +59,12 @@ def of(path: str) -> Metadata:
     """The metadata of an index in Datasette's form. Raises IndexUnusable."""
     with closing(store.open_reader(path)) as connection:
         described = dictionary.read(connection)
+        has_search = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'search'").fetchone() is not None
     tables = {name: {"description": item.about, "columns": item.columns} for name, item in described.items()}
     for name, extra in TABLES.items():
         tables.setdefault(name, {}).update(extra)
+    for name in SEARCHED if has_search else ():
+        tables.setdefault(name, {}).update(SEARCH)
     return {"title": "cm", "description": ABOUT, "source": f"cm {__version__}", "tables": tables}
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import sqlite3
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from datasette import hookimpl
 from jinja2 import ChoiceLoader, FileSystemLoader
@@ -101,14 +102,22 @@ def menu_links(datasette: Datasette) -> list[dict[str, str]]:
 
 @hookimpl
 def render_cell(value: Any, column: str, database: str, datasette: Datasette) -> Markup | None:
-    """A date where the index keeps milliseconds; what it keeps is still what sorts, filters and leaves as JSON."""
-    per_second = next((units for name, units in TIMES.items() if re.fullmatch(name, column)), 0)
+    """What people read: dates for milliseconds, and sessions as links. What programs get stays what it is."""
     index = served.find(datasette)
-    if index is None or database != index.name or not per_second or type(value) is not int:
+    if index is None or database != index.name:
         return None
-    if not 0 <= value // per_second < YEAR_10000:
+    if column == "session_id" and isinstance(value, str) and value:
+        address = datasette.urls.path(f"/-/cm/session/{quote(value, safe='')}")
+        return Markup('<a href="{}">{}</a>').format(address, value)
+    units = next((units for names, units in TIMES.items() if re.fullmatch(names, column)), 0)
+    return _time(value, units) if units and type(value) is int else None
+
+
+def _time(value: int, units: int) -> Markup | None:
+    """A time in so many units a second; None: it stands for always."""
+    if not 0 < value // units < YEAR_10000:
         return None
-    when = datetime.fromtimestamp(value // per_second, UTC).isoformat().removesuffix("+00:00")
+    when = datetime.fromtimestamp(value // units, UTC).isoformat().removesuffix("+00:00")
     return Markup('<time datetime="{0}Z" title="{1}">{0}.{2:03}Z</time>').format(
-        when, value, value % per_second * 1000 // per_second
+        when, value, value % units * 1000 // units
     )
