@@ -110,7 +110,8 @@ def test_an_index_from_before_gets_the_order_of_its_tool_calls(home: Home, run_c
         connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'index_tool_calls_by_time'")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
-        assert run_cm("refresh", "--quiet").returncode == 0
+    assert run_cm("refresh", "--quiet").returncode == 0
+    with closing(sqlite3.connect(db)) as connection:
         assert "tool_calls_started_at" in plan_of(connection, "SELECT * FROM tool_calls ORDER BY started_at DESC LIMIT 9")
 
 
