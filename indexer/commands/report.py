@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.option("--html", "file", required=True, metavar="FILE", type=click.Path(dir_okay=False), help="Write it there.")
 @click.option("-s", "--since", metavar="DAY", help="First day; else the last 30 days. `all` is everything.")
 @click.option("-u", "--until", metavar="DAY", help="Last day.")
-@click.option("-p", "--project", "projects", multiple=True, metavar="PROJECT", help="Only that project; may be repeated.")
+@click.option(
+    "-p", "--project", "projects", multiple=True, metavar="PROJECT", help="Only that project; may be repeated."
+)
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Only that model; may be repeated.")
 @click.option("-z", "--timezone", metavar="ZONE", help="Days of that zone, such as Europe/Berlin.")
 @click.option("--no-text", is_flag=True, help="Leave out the titles of sessions: they are prompts, or made from them.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+import orjson
 from datasette.utils.asgi import Response
 
 from .. import __version__
 from ..errors import BadInput
 from ..output import dumps
-from . import dashboard, endpoints, served
+from . import dashboard, endpoints, served, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from datasette.app import Datasette
-    from datasette.utils.asgi import Request
+    import orjson
+from datasette.utils.asgi import Request
 
 # Numbers that depend on the time, of today or of the running block, are at most so old while nothing is indexed.
 _FRESH_SECONDS = 300
@@ -25,7 +27,9 @@ _FRESH_SECONDS = 300
 
 async def page(datasette: Datasette, request: Request) -> Response:
     """The page at `/`: an empty frame, which asks for its numbers."""
-    return Response.html(await datasette.render_template("cm/page.html", _frame(datasette) | {"is_page": True}, request))
+    return Response.html(
+        await datasette.render_template("cm/page.html", _frame(datasette) | {"is_page": True}, request)
+    )
 
 
 async def page_json(datasette: Datasette, request: Request) -> Response:
@@ -46,6 +50,23 @@ async def page_json(datasette: Datasette, request: Request) -> Response:
         return Response(dumps({"error": str(error)}), status=400, content_type=endpoints.JSON)
 
 
+async def session_page(datasette: Datasette, request: Request) -> Response:
+    """A session with its conversation; 404 with the reason where there is none."""
+    wanted, number = request.url_vars["session"], request.args.get("page", "1")
+    page = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1
+
+    def build(connection: sqlite3.Connection) -> bytes:
+        return dumps(session.read(connection, wanted, max(page, 1))).encode()
+
+    context: dict[str, Any] = _frame(datasette)
+    try:
+        found = await served.answers(datasette).get(("session", wanted, page), build)
+        context["session"], status = orjson.loads(found.body), 200
+    except BadInput as error:
+        context["problem"], status = str(error), 404
+    return Response.html(await datasette.render_template("cm/session.html", context, request), status=status)
+
+
 def _frame(datasette: Datasette) -> dict[str, Any]:
     """What every page has around its content."""
     index = served.find(datasette)
@@ -64,4 +85,5 @@ def _frame(datasette: Datasette) -> dict[str, Any]:
 ROUTES: list[tuple[str, Any]] = [
     (r"^/$", page),
     (r"^/-/cm/page\.json$", page_json),
+    (r"^/-/cm/session/(?P<session>[^/]+)$", session_page),
 ]

@@ -22,7 +22,9 @@ _LIBRARIES = ("d3.min.js", "plot.umd.min.js")
 _MODULES = ("dom.js", "format.js", "charts.js", "cards.js", "links.js", "filters.js", "page.js")
 
 
-def html(connection: sqlite3.Connection, wanted: dashboard.Wanted, has_text: bool = True, has_paths: bool = True) -> str:
+def html(
+    connection: sqlite3.Connection, wanted: dashboard.Wanted, has_text: bool = True, has_paths: bool = True
+) -> str:
     """The page with the numbers that are asked for.
 
     Without text there are no titles of sessions, which are prompts or made from them; without paths, projects go by

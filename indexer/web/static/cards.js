@@ -55,7 +55,7 @@ function tile({ measure }, row) {
   return h("section", { class: "card tile", "aria-labelledby": `${row.period}-title`, id: row.period },
     h("h2", { id: `${row.period}-title` }, words.title),
     h("p", { class: "value" }, measure.text(row)),
-    h("p", { class: "delta" }, change(measure.of(row), measure.of(soFar)), ` ${words.sofar}: ${measure.text(soFar)}`),
+    h("p", { class: "delta" }, change(measure.of(row), measure.of(soFar)), ` against ${measure.text(soFar)} ${words.sofar}`),
     h("p", { class: "note" },
       `${words.before} in all ${measure.text(whole)} · ${plural(row.responses, "response")} in ${plural(row.sessions, "session")}`));
 }

@@ -5,6 +5,8 @@ import { s } from "./dom.js";
 import * as format from "./format.js";
 
 const LEVELS = 5;
+const HEIGHT = 260;
+const MOST_LANES = 12;
 const DAY = 86_400_000;
 const WEEKS = [d3.utcMonday, d3.utcTuesday, d3.utcWednesday, d3.utcThursday, d3.utcFriday, d3.utcSaturday, d3.utcSunday];
 
@@ -81,7 +83,8 @@ export function stacked(rows, { range, order, colours, measure, width, unit }) {
   }));
   return plot({
     width,
-    height: Math.min(320, Math.max(220, width / 3)),
+    height: HEIGHT,
+    marginBottom: 34,
     ariaLabel: `${measure.name} by ${unit.name}, stacked by model`,
     x: { type: "utc", domain: [interval.floor(format.toDate(range.since)), afterwards(range.until, interval)], label: null },
     y: { label: null, tickFormat: measure.tick, ticks: 4, nice: true, domain: [0, d3.max(stacks, (stack) => stack.value) || 1] },
@@ -195,7 +198,7 @@ export function cumulative(months, { measure, width }) {
   const line = { x: "number", y: "sum", curve: "step-after" };
   return plot({
     width,
-    height: Math.min(320, Math.max(220, width / 3)),
+    height: HEIGHT,
     ariaLabel: `${measure.name} of this month and of last month, added up day by day`,
     x: { domain: [1, 31], ticks: [1, 8, 15, 22, 29], tickFormat: (number) => `${number}.`, label: null },
     y: { label: null, tickFormat: measure.tick, ticks: 4, nice: true, zero: true, domain: [0, d3.max(points, (point) => point.sum) || 1] },
@@ -222,7 +225,8 @@ export function hitRatio(rows, { range, width, unit }) {
   }));
   return plot({
     width,
-    height: 150,
+    height: 160,
+    marginBottom: 34,
     ariaLabel: `share of the prompts read from the cache, by ${unit.name}`,
     x: { type: "utc", domain: [format.toDate(range.since), format.toDate(range.until)], label: null },
     y: { domain: [0, 1], ticks: [0, 0.5, 1], tickFormat: format.percent, label: null },
@@ -243,27 +247,33 @@ export function hits(rows) {
   return all ? read / all : null;
 }
 
-/** What happened when in a session: a lane for the conversation and one for each subagent. */
+/** What happened when in a session: a lane for the conversation and one for each of the first subagents. */
 export function timeline(events, { width, lanes }) {
-  const [first, last] = d3.extent(events.flatMap((event) => [event.at, event.until ?? event.at]));
+  const shown = lanes.slice(0, MOST_LANES);
+  const rows = events.filter((event) => shown.includes(event.lane));
+  const [first, last] = d3.extent(rows.flatMap((event) => [event.at, event.until ?? event.at]));
+  const domain = first === last ? [first - 30_000, last + 30_000] : [first, last];
+  const isLong = domain[1] - domain[0] > 2 * DAY;
+  const [prompts, others] = [rows.filter((row) => row.kind === "prompt"), rows.filter((row) => row.kind !== "prompt")];
   return plot({
     width,
-    height: Math.max(90, Math.min(lanes.length, 12) * 24 + 44),
-    marginLeft: Math.min(130, width / 4),
-    ariaLabel: "what happened when",
-    x: { type: "time", domain: first === last ? [first - 30_000, last + 30_000] : [first, last], label: null },
-    y: { type: "band", domain: lanes.slice(0, 12), label: null, tickSize: 0, tickFormat: (lane) => (lane.length > 18 ? `${lane.slice(0, 17)}…` : lane) },
-    color: {
-      domain: ["prompt", "answer", "tool", "error"],
-      range: ["var(--accent)", "var(--sonnet)", "var(--muted)", "var(--bad)"],
+    height: shown.length * 26 + 40,
+    marginLeft: Math.min(150, width / 4),
+    ariaLabel: "prompts, answers and tool calls by time, a lane for each subagent",
+    x: { type: "utc", domain, label: null, ticks: Math.floor(width / 110), tickFormat: d3.utcFormat(isLong ? "%b %-d" : "%H:%M") },
+    y: {
+      type: "band", domain: shown, label: null, tickSize: 0,
+      tickFormat: (lane) => (lane.length > width / 40 ? `${lane.slice(0, width / 40)}…` : lane),
     },
+    color: { domain: ["prompt", "answer", "tool", "error"], range: ["var(--accent)", "var(--haiku)", "var(--muted)", "var(--bad)"] },
     marks: [
-      Plot.ruleY(lanes.slice(0, 12), { stroke: "var(--line)" }),
-      Plot.link(events.filter((event) => event.until > event.at), {
+      Plot.ruleY(shown, { stroke: "var(--line)" }),
+      Plot.link(others.filter((event) => event.until > event.at), {
         x1: "at", x2: "until", y: "lane", stroke: "kind", strokeWidth: 5, strokeOpacity: 0.5,
       }),
-      Plot.dot(events, { x: "at", y: "lane", fill: "kind", r: 3.5 }),
-      tip(events, { x: "at", y: "lane", title: "title" }, Plot.pointer),
+      Plot.dot(others, { x: "at", y: "lane", fill: "kind", r: 3 }),
+      Plot.tickX(prompts, { x: "at", y: "lane", stroke: "kind", strokeWidth: 2.5, insetTop: 3, insetBottom: 3 }),
+      tip(rows, { x: "at", y: "lane", title: "title" }, Plot.pointer),
     ],
   });
 }
@@ -276,6 +286,8 @@ function plot(options) {
   const svg = Plot.plot({ marginLeft: 48, marginRight: 8, marginTop: 12, marginBottom: 24, className: "plot", ...options });
   // The page's policy allows no style element: what Plot puts into one stands in cm.css.
   svg.querySelectorAll("style").forEach((style) => style.remove());
+  // The chart as a whole has a name; names of its parts would be read as elements of unknown kind.
+  svg.querySelectorAll("[aria-label]").forEach((part) => part.removeAttribute("aria-label"));
   svg.setAttribute("role", "img");
   return svg;
 }

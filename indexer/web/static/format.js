@@ -68,7 +68,7 @@ export const hour = (value) => `${String(value).padStart(2, "0")}:00`;
 
 /** A moment, in the reader's own zone: for what is about now, not about days. */
 export const clock = (time) =>
-  new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" }).format(new Date(time));
+  new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(new Date(time));
 
 export function ago(time, now = Date.now()) {
   const seconds = Math.max(0, Math.round((now - new Date(time)) / 1000));

@@ -10,6 +10,7 @@ import { choices, query, tables } from "./links.js";
 const POLL_MS = 5000;
 const main = document.getElementById("main");
 const status = document.getElementById("status");
+const measure = document.getElementById("measure");
 const embedded = document.getElementById("data");
 const { page: pageUrl, json: jsonUrl, session: sessionUrl, tables: tablesUrl } = main.dataset;
 
@@ -18,6 +19,7 @@ let data = null;
 let etag = null;
 let sessions = "dearest";
 let attempt = 0;
+let drawnWidth = 0;
 
 if (embedded) {
   show(JSON.parse(embedded.textContent));
@@ -30,8 +32,8 @@ if (embedded) {
   document.addEventListener("visibilitychange", () => document.hidden || load());
   load();
 }
-new ResizeObserver(debounced(() => data && draw(), 150)).observe(main);
-document.getElementById("measure").addEventListener("change", (event) => {
+new ResizeObserver(debounced(() => data && main.clientWidth !== drawnWidth && draw(), 150)).observe(main);
+measure.addEventListener("change", (event) => {
   change({ ...chosen, measure: event.target.value });
 });
 
@@ -98,6 +100,8 @@ function draw() {
     return;
   }
   const kept = remember();
+  drawnWidth = main.clientWidth;
+  measure.querySelector(`[value="${chosen.measure}"]`).checked = true;
   const page = {
     data,
     now: embedded ? new Date(data.now) : new Date(),
@@ -120,8 +124,9 @@ function draw() {
     h("div", { class: "grid" },
       cards.daily(page, wide), cards.cumulative(page, narrow),
       cards.calendar(page, wide), cards.hours(page, narrow),
-      h("div", { class: "column" }, cards.models(page), cards.projects(page), cards.agents(page), cards.tools(page)),
-      h("div", { class: "column" }, cards.cache(page, half), cards.sessions(page))));
+      h("div", { class: "column" }, cards.models(page), cards.projects(page), cards.agents(page)),
+      h("div", { class: "column" }, cards.cache(page, half), cards.sessions(page)),
+      cards.tools(page)));
   main.setAttribute("aria-busy", "false");
   recall(kept);
 }
@@ -160,13 +165,8 @@ function recall({ open, focus }) {
 
 function debounced(action, ms) {
   let timer;
-  let isFirst = true;
   return () => {
-    // The observer reports once at the start, when nothing has changed.
-    if (isFirst) isFirst = false;
-    else {
-      clearTimeout(timer);
-      timer = setTimeout(action, ms);
-    }
+    clearTimeout(timer);
+    timer = setTimeout(action, ms);
   };
 }
