@@ -1,4 +1,4 @@
-"""The pages as a person sees them: a real Chromium on a real `cm serve`. No page may log an error or ask another host."""
+"""The pages as a person sees them: a real Chromium, a real `cm serve`, no error, no other host."""
 
 from __future__ import annotations
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from datasette.app import Datasette
-    import orjson
-from datasette.utils.asgi import Request
+    from datasette.utils.asgi import Request
 
 # Numbers that depend on the time, of today or of the running block, are at most so old while nothing is indexed.
 _FRESH_SECONDS = 300
