@@ -62,7 +62,38 @@ def effective(db: str | None = None, option: Sequence[str] = ()) -> dict[str, tu
         "start_of_week": _start_of_week(None),
         "workers": _workers(None),
         "projects": settings.choose("projects", None, "", "", {}),
+        "search": settings.choose("search", None, "", "", []),
+        "keep": settings.choose("keep", None, "", "", False),
+        "text": settings.choose("text", None, "", "", True),
+        "redact": settings.choose("redact", None, "", "", False),
     }
+
+
+def keeps() -> bool:
+    """Whether the transcripts' bytes are kept in the archive. Raises BadInput: the file cannot be used."""
+    return bool(settings.load().values.get("keep"))
+
+
+def keeps_text() -> bool:
+    """Whether what was said is stored. Raises BadInput."""
+    return settings.load().values.get("text") is not False
+
+
+def patterns() -> tuple[str, ...]:
+    """Regular expressions of what must not be stored: those of the ready sets, and the user's. Raises BadInput."""
+    given = settings.load().values.get("redact", False)
+    if not given:
+        return ()
+    from .redaction import SETS
+
+    chosen = {} if given is True else given
+    ready = [pattern for name in chosen.get("sets", SETS) for pattern in SETS[name]]
+    return (*ready, *chosen.get("patterns", ()))
+
+
+def searched() -> tuple[str, ...]:
+    """What is searched beside messages and tool inputs. Raises BadInput: the file cannot be used."""
+    return tuple(settings.load().values.get("search", ()))
 
 
 def _file(key: str, option: str | None, name: str, variable: str, default: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .discovery import Found
+    from .privacy import Tombstones
 
 _OFFSET = (1 << OFFSET_BITS) - 1
 _AT = (1 << RANK_SHIFT) - 1
@@ -44,15 +45,19 @@ class History:
         self.last: dict[int, tuple[Any, ...]] = {}  # records of the transcript added last, by offset
         self.skipped: list[tuple[str, int, str]] = []
         self._cwds: dict[int, tuple[Any, ...]] = {}
+        self.tombstones: Tombstones | None = None  # what the index was told to forget
 
     def add(self, found: Found) -> None:
         """Reads one transcript to the size it had when it was found."""
         job = Job(found, len(self.paths) + 1, True)
+        job.patterns, job.keeps_text = config.patterns(), config.keeps_text()
         self.paths[job.file_id] = display_path(found.path)
         self.last = {}
         for part in read(job):
             if part.error is not None:
                 self.failures[self.paths[job.file_id]] = part.error
+            if self.tombstones is not None:
+                self.tombstones.apply(part)
             self._take(part.batch)
 
     def _take(self, batch: Batch) -> None:

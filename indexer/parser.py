@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from . import lines, usage
+from . import lines, passages, usage
 from .digest import digest, digest_text
 from .record import (
     UNDECODABLE,
@@ -106,6 +106,7 @@ class Batch:
         "contexts",
         "indexed_lines",
         "models",
+        "passages",
         "records",
         "sessions",
         "skipped",
@@ -125,6 +126,7 @@ class Batch:
         self.usage: list[tuple[Any, ...]] = []
         self.tool_uses: list[tuple[Any, ...]] = []
         self.tool_results: list[tuple[Any, ...]] = []
+        self.passages: list[tuple[int, int, str | None, str]] = []
         self.skipped: list[tuple[int, int, int, str, int]] = []
         self.indexed_lines = 0
 
@@ -132,7 +134,7 @@ class Batch:
         """Adds the rows of a final line without its newline, which is not counted among the lines."""
         for name in ("sessions", "models", "types", "contexts"):
             getattr(self, name).update(getattr(tail, name))
-        for name in ("agents", "records", "usage", "tool_uses", "tool_results", "skipped"):
+        for name in ("agents", "records", "usage", "tool_uses", "tool_results", "passages", "skipped"):
             getattr(self, name).extend(getattr(tail, name))
 
 
@@ -145,6 +147,7 @@ class Parser:
         mtime_ms: time of records where it has none.
         session, first_at: first session and first valid timestamp in the transcript, as `look_ahead` finds them.
         last_at, line_count: state where the checkpoint stands.
+        kept: kinds of passages to keep for the search.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class Parser:
         first_at: int | None = None,
         last_at: int | None = None,
         line_count: int = 0,
+        kept: frozenset[int] = frozenset(),
     ) -> None:
         self.base = file_id << OFFSET_BITS
         self.name = name
@@ -164,6 +168,7 @@ class Parser:
         self.first_at = first_at
         self.last_at = last_at
         self.line_count = line_count
+        self.kept = kept
         self._contexts: dict[tuple[Any, ...], int] = {}
         self._types: dict[tuple[str, str | None], int] = {}
         self._models: dict[str, int] = {}
@@ -289,6 +294,8 @@ class Parser:
             subtype, text = _subtype(kind, record), _other_text(kind, record)
         if flags & TEXT_DROPPED:
             text = None
+        elif self.kept and kind in ("assistant", "user"):
+            self._batch.passages += passages.of_line(bytes(line), identity, self.kept)
         uuid = record.uuid or None
         self._batch.records.append(
             (

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
+    from .archive import Archive
     from .transcripts import Job
 
     # Called with bytes read and bytes to read.
@@ -125,7 +126,9 @@ def refresh(
             except PriceError as error:
                 summary.warnings.append(f"{error}; costs are by the prices as they were")
             zones.update(connection)
-            _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped)
+            summary.warnings += _settle_text(connection, path)
+            with _archive(path, connection) as archive:
+                _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped, archive)
             _log_run(connection, summary, clock, command, bool(paths))
         except Error as error:
             raise store.explain(path, error) from error
@@ -160,6 +163,7 @@ def _refresh(
     clock: _Clock,
     progress: Progress | None,
     is_stopped: Callable[[], bool] | None,
+    archive: Archive | None,
 ) -> None:
     found = discover(roots) if not paths else _discover_paths(roots, paths)
     summary.files_seen = len(found.files)
@@ -170,14 +174,15 @@ def _refresh(
     plan.gone = _gone(found, known, roots)
     plan.moved = plan.gone | _gone_before(connection, plan.new)
     summary.phases["discover"] = clock.lap()
-    if plan.is_empty() and not _is_unfinished(connection):
+    is_kept = archive is None or not archive.behind(found.files)
+    if plan.is_empty() and is_kept and not _is_unfinished(connection):
         summary.files_unchanged = len(found.files)
         summary.files_failed = len(summary.failures)
         return
     from .writer import Writer
 
-    writer = Writer(connection, summary)
-    plan.jobs = writer.adopt_moved(plan)
+    writer = Writer(connection, summary, archive)
+    plan.jobs = _prepared(writer.adopt_moved(plan), archive, found, known)
     writer.mark_checked(plan.checked)
     writer.mark_gone(plan.gone)
     writer.mark_failed(plan.failed)
@@ -187,9 +192,45 @@ def _refresh(
         writer.finish()
     else:
         writer.stop()
+    if archive is not None and is_complete:
+        archive.pack(clock.total())
     summary.files_unchanged = summary.files_seen - summary.files_parsed - len(writer.failed)
     summary.files_failed = len(summary.failures)
     summary.phases["finalize"] = clock.lap()
+
+
+def _settle_text(connection: sqlite3.Connection, path: str) -> list[str]:
+    is_off = connection.execute("SELECT 1 FROM meta WHERE key = 'text_is_off'").fetchone() is not None
+    if is_off != config.keeps_text():
+        return []
+    from .erasure import settle_text
+
+    return settle_text(connection, path)
+
+
+@contextmanager
+def _archive(path: str, connection: sqlite3.Connection) -> Iterator[Archive | None]:
+    """The archive, where the transcripts' bytes are to be kept."""
+    if not config.keeps():
+        yield None
+        return
+    from .archive import Archive
+
+    archive = Archive(path, connection)
+    try:
+        yield archive
+    finally:
+        archive.close()
+
+
+def _prepared(jobs: list[Job], archive: Archive | None, found: Discovery, known: dict[str, Checkpoint]) -> list[Job]:
+    """The jobs with what they must know of privacy and of the archive."""
+    if archive is not None:
+        jobs = archive.prepare(jobs, found.files, known)
+    patterns, keeps_text = config.patterns(), config.keeps_text()
+    for job in jobs:
+        job.patterns, job.keeps_text = patterns, keeps_text
+    return jobs
 
 
 class Plan:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MAX_WORKERS = 1000
-KEYS = ("roots", "database", "timezone", "start_of_week", "workers", "projects")
+KEYS = ("roots", "database", "timezone", "start_of_week", "workers", "projects", "search", "keep", "text", "redact")
+# What the search may be over beside messages and tool inputs.
+SEARCHABLE = ("tool-results", "thinking")
 
 # Source of a value that comes from the file.
 FILE = "file"
@@ -131,8 +133,11 @@ def _checked(file: File) -> File:
     for key, value in file.values.items():
         if key not in KEYS:
             raise BadInput(f"{file.where(key)}: unknown key {key!r}; use {', '.join(KEYS)}")
-        if key != "projects" and (problem := _problem(key, value)):
+        if key not in ("projects", "redact") and (problem := _problem(key, value)):
             raise BadInput(f"{file.where(key)}: {key} {problem}")
+    if file.values.get("keep") and file.values.get("text") is False:
+        raise BadInput(f"{file.where('keep')}: keep = true keeps what text = false leaves out; choose one of them")
+    _check_redact(file)
     _resolve(file)
     _read_projects(file)
     return file
@@ -148,11 +153,37 @@ def _problem(key: str, value: Any) -> str | None:
     if key == "timezone":
         right = _is_name(value) and is_timezone(value)
         return None if right else 'must be the name of a time zone, such as "Europe/Berlin"'
+    if key in ("keep", "text"):
+        return None if isinstance(value, bool) else "must be true or false"
     if key == "start_of_week":
         right = isinstance(value, str) and value.lower() in DAYS
         return None if right else f"must be one of {', '.join(DAYS)}"
+    if key == "search":
+        right = isinstance(value, list) and all(item in SEARCHABLE for item in value)
+        return None if right else f"must be a list of {', '.join(SEARCHABLE)}"
     right = type(value) is int and 1 <= value <= MAX_WORKERS
     return None if right else f"must be a whole number from 1 to {MAX_WORKERS}"
+
+
+def _check_redact(file: File) -> None:
+    """`redact` is true, or a table of ready sets and of the user's own patterns; a wrong one must not go unnoticed."""
+    given = file.values.get("redact", False)
+    if isinstance(given, bool):
+        return
+    from .redaction import SETS, problem
+
+    where = file.where("redact")
+    if not isinstance(given, dict) or not given.keys() <= {"sets", "patterns"}:
+        raise BadInput(f"{where}: redact must be true or false, or a table with sets and patterns")
+    for key in given:
+        if not isinstance(given[key], list) or not all(isinstance(item, str) for item in given[key]):
+            raise BadInput(f"{file.where('redact', key)}: {key} must be a list of texts")
+    for name in given.get("sets", ()):
+        if name not in SETS:
+            raise BadInput(f"{file.where('redact', 'sets')}: there is no set {name!r}; use {', '.join(SETS)}")
+    for pattern in given.get("patterns", ()):
+        if wrong := problem(pattern):
+            raise BadInput(f"{file.where('redact', 'patterns')}: {pattern!r} {wrong}")
 
 
 def _is_name(value: Any) -> bool:

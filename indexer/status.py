@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cleanup, pricing, schema
+from . import cleanup, keeping, pricing, schema
 from .store import display_path, fetch_dicts, snapshot
 
 TYPE_CHECKING = False
@@ -99,6 +99,7 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             "last_refresh": refreshes[0] if refreshes else None,
             "refreshes": refreshes,
             **cleanup.report(connection, roots),
+            "keep": keeping.status(connection, db),
         }
         return found | {"warnings": _warnings(connection, found["deletions"])}
 

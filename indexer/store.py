@@ -11,7 +11,7 @@ from .errors import IndexUnusable, Locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
 # A reader never waits for the writer in WAL mode; this is for the moments when SQLite itself takes the file.
@@ -54,6 +54,12 @@ def make_private(path: str) -> None:
     # SQLite takes a short file for an empty one, and would write over it.
     if head not in (b"", _MAGIC):
         raise explain(path, sqlite3.DatabaseError("file is not a database"))
+
+
+def connect(path: str, is_writer: bool = False) -> sqlite3.Connection:
+    """A database of ours as it is; read-only, unless it is for the writer. Raises sqlite3.Error."""
+    target = _uri(path, "rw" if is_writer else "ro")
+    return sqlite3.connect(target, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def open_writer(path: str) -> sqlite3.Connection:
@@ -174,8 +180,10 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def fetch_dicts(connection: sqlite3.Connection, sql: str, parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
+def fetch_dicts(
+    connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> list[dict[str, Any]]:
     """Rows of a query as dictionaries in column order."""
-    cursor = connection.execute(sql, tuple(parameters))
+    cursor = connection.execute(sql, parameters)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .archive import Archived, Chunk, Keeper
     from .discovery import Found
 
 
@@ -20,14 +21,19 @@ class Job:
     """A transcript to be read: where from, and as which row of `files`."""
 
     __slots__ = (
+        "archived",
         "file_id",
         "first_at",
         "found",
         "has_begun",
+        "is_for_archive",
         "is_new",
+        "keeps_text",
+        "kept",
         "last_at",
         "line_count",
         "offset",
+        "patterns",
         "replaces",
         "session",
     )
@@ -37,18 +43,38 @@ class Job:
         self.file_id = file_id
         self.is_new = is_new
         self.has_begun = False
+        self.kept: frozenset[int] = frozenset()
         self.replaces = replaces
         self.offset = 0
         self.line_count = 0
         self.session: str | None = None
         self.first_at: int | None = None
         self.last_at: int | None = None
+        self.patterns: tuple[str, ...] = ()  # of what must not be stored
+        self.keeps_text = True
+        self.archived: Archived | None = None  # what the archive has of it; None: it is not kept
+        self.is_for_archive = False  # the index has read all of it
 
 
 class Part:
     """What was read of a transcript up to an offset, or why it could not be."""
 
-    __slots__ = ("batch", "bytes_read", "error", "hashes", "is_last", "job", "offset", "state", "tail")
+    __slots__ = (
+        "batch",
+        "bytes_read",
+        "chunks",
+        "error",
+        "hashes",
+        "is_for_archive",
+        "is_last",
+        "is_masked",
+        "is_same",
+        "job",
+        "meta",
+        "offset",
+        "state",
+        "tail",
+    )
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -60,6 +86,12 @@ class Part:
         self.state = (job.session, job.first_at, job.last_at, job.line_count)
         self.is_last = True
         self.error: str | None = None
+        # For the archive: bytes it lacks, the agent's description, and whether what it has is still the transcript's.
+        self.chunks: list[Chunk] = []
+        self.meta: bytes | None = None
+        self.is_same = False
+        self.is_masked = False
+        self.is_for_archive = False  # the index has it already
 
 
 def read(job: Job) -> Iterator[Part]:
@@ -67,7 +99,12 @@ def read(job: Job) -> Iterator[Part]:
     try:
         descriptor = _open(job.found.path)
         try:
-            yield from _parts(job, descriptor)
+            for part in _parts(job, descriptor):
+                if not job.keeps_text:
+                    from .privacy import drop_text
+
+                    drop_text(part.batch)
+                yield part
         finally:
             os.close(descriptor)
     except Exception as error:  # a worker must not take the others down: MemoryError, too, costs one file
@@ -93,9 +130,15 @@ def _open(path: str) -> int:
 
 def _parts(job: Job, descriptor: int) -> Iterator[Part]:
     size = job.found.size
+    keeper = _keeper(job, descriptor)
+    if keeper is not None:
+        yield from _catch_up(job, descriptor, keeper)
+        if job.is_for_archive:
+            return
     parser = _parser(job)
     part = Part(job)
-    for offset, data in reader.chunks(descriptor, job.offset, size):
+    for offset, raw in reader.chunks(descriptor, job.offset, size):
+        data = _masked(job, raw)
         if offset == 0:
             _look_ahead(parser, descriptor, data, size)
         if data.endswith(b"\n"):
@@ -109,18 +152,59 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
             part.hashes = checkpoint.samples(descriptor, part.offset)
         else:
             _tail(part, parser, data, offset)
+        if keeper is not None:
+            keeper.add(part, raw, data, offset)
         part.bytes_read += len(data)
     if part.hashes is None or part.tail is not None:
         part.hashes = checkpoint.samples(descriptor, part.offset if part.tail in (None, "pending") else size)
-    _meta(job.found.path, parser, part.batch)
+    _meta(job, parser, part)
+    part.is_same = keeper is not None and keeper.is_same
     yield part
+
+
+def _keeper(job: Job, descriptor: int) -> Keeper | None:
+    if job.archived is None:
+        return None
+    from .archive import Keeper
+
+    return Keeper(job, descriptor)
+
+
+def _catch_up(job: Job, descriptor: int, keeper: Keeper) -> Iterator[Part]:
+    """What the index has read already and the archive lacks."""
+    end = job.found.size if job.is_for_archive else job.offset
+    for offset, raw in reader.chunks(descriptor, keeper.start, end):
+        part = Part(job)
+        part.is_last, part.is_for_archive = False, True
+        keeper.add(part, raw, _masked(job, raw), offset)
+        yield part
+    if job.is_for_archive:
+        part = Part(job)
+        part.is_for_archive, part.is_same = True, keeper.is_same
+        data = _description(job)
+        part.meta = None if data is None else _compressed(data)
+        yield part
+
+
+def _compressed(data: bytes) -> bytes:
+    from .archive import compress
+
+    return compress(data)
+
+
+def _masked(job: Job, data: bytes) -> bytes:
+    if not job.patterns:
+        return data
+    from .redaction import redactor
+
+    return redactor(job.patterns).mask(data)
 
 
 def _parser(job: Job) -> Parser:
     found = job.found
     mtime_ms = found.mtime_ns // 1_000_000
     name = fallback_session(display_path(found.path))
-    return Parser(job.file_id, name, mtime_ms, job.session, job.first_at, job.last_at, job.line_count)
+    return Parser(job.file_id, name, mtime_ms, job.session, job.first_at, job.last_at, job.line_count, job.kept)
 
 
 def _look_ahead(parser: Parser, descriptor: int, data: bytes, size: int) -> None:
@@ -147,24 +231,38 @@ def _tail(part: Part, parser: Parser, data: bytes, offset: int) -> None:
     part.state = (parser.session, parser.first_at, *part.state[2:])
 
 
-def _meta(path: str, parser: Parser, batch: Batch) -> None:
-    """Reads the `.meta.json` beside a subagent's transcript, where there is one."""
-    stem = path.removesuffix(".jsonl")
-    name = os.path.basename(stem)
-    if not name.startswith("agent-"):
+def _description(job: Job) -> bytes | None:
+    """The `.meta.json` beside a subagent's transcript, where there is one."""
+    stem = job.found.path.removesuffix(".jsonl")
+    if not os.path.basename(stem).startswith("agent-"):
+        return None
+    try:
+        with open(f"{stem}.meta.json", "rb") as file:
+            return _masked(job, file.read(1 << 20))
+    except OSError:
+        return None
+
+
+def _meta(job: Job, parser: Parser, part: Part) -> None:
+    """Takes in what a subagent is, as the file beside its transcript says."""
+    data = _description(job)
+    if data is None:
         return
     import orjson
 
+    if job.archived is not None:
+        part.meta = _compressed(data)
+    batch = part.batch
     try:
-        with open(f"{stem}.meta.json", "rb") as file:
-            meta = orjson.loads(file.read(1 << 20))
-    except (OSError, orjson.JSONDecodeError):
+        meta = orjson.loads(data)
+    except orjson.JSONDecodeError:
         return
     if isinstance(meta, dict) and isinstance(meta.get("agentType"), str):
         description = meta.get("description")
         session_id = parser.session_id(batch)
         about = description if isinstance(description, str) else None
-        batch.agents.append((session_id, name.removeprefix("agent-"), meta["agentType"], about, FROM_META))
+        agent = os.path.basename(job.found.path).removesuffix(".jsonl").removeprefix("agent-")
+        batch.agents.append((session_id, agent, meta["agentType"], about, FROM_META))
 
 
 def fallback_session(path: str) -> str:

@@ -8,6 +8,7 @@ import os
 from . import metrics, naive
 from .discovery import Found
 from .parser import OFFSET_BITS
+from .privacy import Tombstones
 from .store import real_path, snapshot
 
 TYPE_CHECKING = False
@@ -76,6 +77,7 @@ def verify(connection: sqlite3.Connection) -> Report:
     """Compares the index with a reading of every present transcript up to where the index stands."""
     report, history = Report(), naive.History()
     with snapshot(connection):
+        history.tombstones = Tombstones(connection)
         # A root that was not looked at may have vanished with all that is below it.
         files = [row for row in connection.execute(_FILES).fetchall() if os.path.exists(real_path(row[0]))]
         present = {"present": json.dumps([row[-1] for row in files])}
@@ -152,6 +154,7 @@ def _kept(connection: sqlite3.Connection, present: dict[str, str], responses: li
     return {
         "sources": sources,
         "records": records,
+        "forgotten_sessions": connection.execute("SELECT count(*) FROM forgotten").fetchone()[0],
         "responses": sum(response["part"] == 0 for response in responses),
         "tokens": tokens,
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from . import accounting, prices, schema
+from . import accounting, fulltext, prices, schema
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
+from .privacy import Tombstones
 from .store import display_path, insert
 from .transcripts import Job, Part
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
+    from .archive import Archive
     from .discovery import Found
     from .refresh import Plan, Summary
 
@@ -65,7 +67,9 @@ _BY_RECORD = ("record_usage", "tool_uses", "tool_results")
 class Writer:
     """Stores the parts of a refresh; `finish` must be called when all are stored."""
 
-    def __init__(self, connection: sqlite3.Connection, summary: Summary) -> None:
+    def __init__(self, connection: sqlite3.Connection, summary: Summary, archive: Archive | None = None) -> None:
+        self._archive = archive
+        self._tombstones = Tombstones(connection)
         self._execute = connection.execute
         self._many = connection.executemany
         self._connection = connection
@@ -80,6 +84,8 @@ class Writer:
         if self._next_id == 1:
             self._execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
         self._is_loading = self._execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
+        self._kept = fulltext.kept(connection)  # None: nobody ever searched
+        self._added: list[tuple[int, int]] = []
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
@@ -100,6 +106,8 @@ class Writer:
                 continue
             row = plan.moved.pop(path)
             plan.gone.pop(path, None)
+            if self._archive is not None:
+                self._archive.move(path, found)
             if row.session is None or row.first_at is None or row.parser_version != PARSER_VERSION:
                 # Its records borrow the file's name or time, which are others now.
                 jobs.append(self._again(found, row))
@@ -117,6 +125,7 @@ class Writer:
     def _new(self, found: Found, replaces: int | None) -> Job:
         job = Job(found, self._next_id, True, replaces)
         self._next_id += 1
+        job.kept = self._kept or job.kept
         return job
 
     def _again(self, found: Found, row: Checkpoint) -> Job:
@@ -124,6 +133,7 @@ class Writer:
 
     def _continue(self, found: Found, row: Checkpoint) -> Job:
         job = Job(found, row.id, False)
+        job.kept = self._kept or job.kept
         job.offset, job.line_count = row.offset, row.line_count
         job.session, job.first_at, job.last_at = row.session, row.first_at, row.last_at
         return job
@@ -150,6 +160,11 @@ class Writer:
 
     def add(self, part: Part) -> None:
         """Stores a part; commits when much has come together."""
+        if self._archive is not None:
+            self._archive.add(part)
+        if part.is_for_archive and part.error is None:
+            return
+        self._tombstones.apply(part)
         self._begin()
         if part.error is not None:
             self._fail(part)
@@ -197,6 +212,8 @@ class Writer:
     def _forget(self, records: str, parameters: dict[str, int]) -> None:
         """Deletes the rows of the records that a query names, and touches what they were part of."""
         self._touch(records, parameters)
+        if self._kept is not None:
+            fulltext.remove(self._connection, records, parameters)
         for table in _BY_RECORD:
             self._execute(f"DELETE FROM {table} WHERE record_id IN ({records})", parameters)
         self._execute(f"DELETE FROM records WHERE id IN ({records})", parameters)
@@ -235,6 +252,9 @@ class Writer:
         many(_TOOL_USE, batch.tool_uses)
         many(_TOOL_RESULT, batch.tool_results)
         many(_SKIPPED, batch.skipped)
+        if self._kept is not None and batch.records:
+            many(fulltext.INSERT, batch.passages)
+            self._added.append((batch.records[0][0], batch.records[-1][0]))
         if not self._is_loading:
             responses, calls = {row[0] for row in batch.usage}, {row[0] for row in batch.tool_uses}
             calls.update(row[0] for row in batch.tool_results)
@@ -269,8 +289,21 @@ class Writer:
     def _commit(self) -> None:
         if not self._is_loading:
             self._summary.responses_added += accounting.derive(self._connection)
-        self._execute("COMMIT")
+        self._index_added()
+        self._end_transaction()
         self._uncommitted = 0
+
+    def _end_transaction(self) -> None:
+        # First, so that wherever a kill falls the archive has what the index says was read.
+        if self._archive is not None:
+            self._archive.commit()
+        self._execute("COMMIT")
+
+    def _index_added(self) -> None:
+        """Brings the full-text index up to date, where there is one."""
+        if self._added:
+            fulltext.add(self._connection, self._added)
+            self._added.clear()
 
     # The end
 
@@ -296,7 +329,8 @@ class Writer:
         self._summary.responses_added += accounting.derive(self._connection)
         if was_loading:
             schema.create_indexes(self._connection, of_derived=True)
-        self._execute("COMMIT")
+        self._index_added()
+        self._end_transaction()
 
     def _settle(self) -> None:
         """Takes away the rows of earlier generations whose records stand in the new one, each as often as it does.

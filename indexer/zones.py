@@ -139,3 +139,20 @@ def name(zone: str | None) -> str:
     target = os.path.realpath("/etc/localtime") if rule is None else rule.lstrip(":") or "UTC"
     named = target.rpartition("/zoneinfo/")[2]
     return "local time" if os.path.isabs(named) else named
+
+
+def clock(connection: sqlite3.Connection) -> Callable[[str], str]:
+    """Local times of UTC ones, as short as one reads them."""
+    from bisect import bisect_right
+    from datetime import UTC, datetime, timedelta
+
+    rows = connection.execute("SELECT from_at, offset_ms FROM zone_offsets ORDER BY from_at").fetchall()
+    starts = [row[0] for row in rows]
+
+    def when(text: str) -> str:
+        at = datetime.fromisoformat(text)
+        place = bisect_right(starts, at.timestamp() * 1000) - 1
+        offset = timedelta(milliseconds=rows[place][1] if place >= 0 else 0)
+        return (at.astimezone(UTC) + offset).strftime("%Y-%m-%d %H:%M")
+
+    return when

@@ -297,3 +297,30 @@ def index_tool_calls_by_time(db: Database) -> None:
     """The newest tool calls first. An index without any gets this one as all others: after its first load."""
     if db.execute("SELECT 1 FROM tool_calls LIMIT 1").fetchone():
         db.execute("CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at)")
+
+
+@migrations()
+def remember_what_is_forgotten(db: Database) -> None:
+    """Tombstones: without them the next reading of a transcript would bring a forgotten session back."""
+    db.execute("""
+CREATE TABLE forgotten ( -- sessions whose text was removed for good: no refresh and no merge brings it back
+  id INTEGER PRIMARY KEY, -- digest of session_id
+  session_id TEXT NOT NULL, -- Claude Code's id of it
+  at INTEGER NOT NULL, -- when it was forgotten, milliseconds since 1970 UTC
+  is_all INTEGER NOT NULL -- 1: its numbers are not wanted either
+) STRICT""")
+
+
+@migrations()
+def keep_what_is_searched(db: Database) -> None:
+    """What the full-text index is over; empty until the first search."""
+    db.execute("""
+CREATE TABLE passages ( -- what can be searched: messages and, from the first search on, what tools were given
+  id INTEGER PRIMARY KEY, -- row of `search`, the full-text index; newer ones are larger
+  record_id INTEGER NOT NULL REFERENCES records (id), -- record it is of
+  kind INTEGER NOT NULL, -- 0 a message, 1 a tool's input, 2 a tool's result, 3 thinking
+  tool TEXT, -- tool, of an input
+  text TEXT -- what it says; NULL: what the record's text says
+) STRICT""")
+    db.execute("CREATE INDEX passages_record ON passages (record_id)")
+    db.execute("CREATE INDEX files_session ON files (session_id)")  # where a session can be resumed

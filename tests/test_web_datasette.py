@@ -112,7 +112,9 @@ def test_an_index_from_before_gets_the_order_of_its_tool_calls(home: Home, run_c
         connection.commit()
     assert run_cm("refresh", "--quiet").returncode == 0
     with closing(sqlite3.connect(db)) as connection:
-        assert "tool_calls_started_at" in plan_of(connection, "SELECT * FROM tool_calls ORDER BY started_at DESC LIMIT 9")
+        assert "tool_calls_started_at" in plan_of(
+            connection, "SELECT * FROM tool_calls ORDER BY started_at DESC LIMIT 9"
+        )
 
 
 def test_what_was_made_for_searching_is_searched(home: Home, run_cm: RunCm, db: Path):
@@ -152,6 +154,15 @@ def test_an_order_and_a_facet_have_an_index_behind_them(demo_index: Path, name):
 
 def plan_of(connection: sqlite3.Connection, sql: str) -> str:
     return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}"))
+
+
+@pytest.mark.parametrize("query", ["", "?_size=7", "?type=user"])
+def test_a_page_of_a_view_does_not_wait_for_its_count(web: Server, query):
+    reply = web.get(f"/cm/messages{query}")
+    assert reply.status == 200 and "uuid" in reply.text
+    if not IS_ALPHA:  # which stops counting in time
+        assert not re.search(r"\d rows", visible(reply.text))
+    assert re.search(r"\d rows", visible(web.get("/cm/records?_facet=type_id").text))
 
 
 def test_facets_are_shown_and_none_are_looked_for(web: Server):

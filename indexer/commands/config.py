@@ -43,7 +43,21 @@ def _lines(name: str, value: Any, looked: list[str]) -> list[str]:
         return aliases or ["shown by the last part of their path"]
     if name == "roots":
         return value or [f"none found in {', '.join(looked)}"]
+    if name == "redact":
+        return [_redacted(value)]
+    if isinstance(value, bool):
+        return ["yes" if value else "no"]
     return [str(value or {"timezone": "the system's", "workers": "as many as pay off"}[name])]
+
+
+def _redacted(given: bool | dict[str, list[str]]) -> str:
+    if not given:
+        return "nothing"
+    from ..redaction import SETS
+
+    chosen = {} if given is True else given
+    own = len(chosen.get("patterns", ()))
+    return ", ".join([*chosen.get("sets", SETS), *([f"{own} of your own"] if own else [])])
 
 
 def _alias(given: str | dict[str, str]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from bisect import bisect_right
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 
@@ -17,7 +16,7 @@ from ..settings import project_label
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from ..reports import Query, Report, Row
@@ -222,19 +221,5 @@ def _names(connection: sqlite3.Connection, report: Report, shown: Sequence[Row])
     return tables.Names(
         {name: tables.short_model(canonical) for name, canonical in models},
         tables.short_projects(labels),
-        _clock(connection),
+        zones.clock(connection),
     )
-
-
-def _clock(connection: sqlite3.Connection) -> Callable[[str], str]:
-    """Local times of UTC ones, as short as one reads them."""
-    rows = connection.execute("SELECT from_at, offset_ms FROM zone_offsets ORDER BY from_at").fetchall()
-    starts = [row[0] for row in rows]
-
-    def when(text: str) -> str:
-        at = datetime.fromisoformat(text)
-        place = bisect_right(starts, at.timestamp() * 1000) - 1
-        offset = timedelta(milliseconds=rows[place][1] if place >= 0 else 0)
-        return (at.astimezone(UTC) + offset).strftime("%Y-%m-%d %H:%M")
-
-    return when

@@ -11,6 +11,7 @@ from .. import status as library
 from ..cli import index_options, json_option
 from ..output import dumps, printable
 from .common import open_index, tokens_of
+from .keep import lines as kept_lines
 
 
 @click.command()
@@ -54,6 +55,7 @@ def _text(found: dict[str, Any]) -> str:
     lines += [("unpriced", tokens_of(item)) for item in found["unpriced"]]
     lines += [("unreadable", f"{path}: {reason}") for path, reason in found["failures"].items()]
     lines += _cleanup(found)
+    lines += [("kept" if number == 0 else "", text) for number, text in enumerate(kept_lines(found["keep"]))]
     lines += [
         ("last refresh" if run is last else "", f"{run['started_at']} by {run['command']}, {run['seconds']:.2f} s")
         for run in found["refreshes"]

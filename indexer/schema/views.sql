@@ -578,3 +578,22 @@ SELECT
   max(t.ended_at - t.started_at, 0) AS duration_ms
 FROM tool_calls AS t
 LEFT JOIN responses AS r ON r.id = t.response_id;
+
+-- What the full-text index `search` is over: the text of passages, and in `about` words that filters look for.
+CREATE VIEW searchable AS
+SELECT
+  p.id AS id,
+  coalesce(p.text, r.text) AS text,
+  's' || c.session_id || ' m' || strftime('%Y%m', r.at / 1000, 'unixepoch')
+  || ' k' || CASE
+    WHEN p.kind = 1 THEN 'tool' WHEN p.kind = 2 THEN 'result' WHEN p.kind = 3 THEN 'thinking'
+    WHEN t.type = 'assistant' THEN 'answer'
+    WHEN t.type = 'attachment' OR t.type = 'user' AND t.subtype IN ('prompt', 'command')
+      THEN CASE WHEN c.is_sidechain THEN 'task' ELSE 'prompt' END
+    ELSE 'note'
+  END
+  || coalesce(' t ' || p.tool, '') AS about
+FROM passages AS p
+JOIN records AS r ON r.id = p.record_id
+JOIN contexts AS c ON c.id = r.context_id
+JOIN record_types AS t ON t.id = r.type_id;

@@ -31,6 +31,7 @@ TABLES: dict[str, Metadata] = {
     "agents": {"facets": ["type"]},
     "contexts": {"facets": ["version", "entrypoint"], "label_column": "cwd"},
     "files": {"facets": ["root"], "label_column": "path", "sort_desc": "mtime_ns"},
+    "messages": {"size": 50},
     "prices": {"facets": ["model"], "label_column": "model", "sort": "model"},
     "projects": {"label_column": "path", "sort": "path"},
     "record_types": {"label_column": "type", "sort": "type"},
@@ -51,7 +52,7 @@ TABLES: dict[str, Metadata] = {
 # What the full-text index is over, once the first search has made it.
 SEARCHED, SEARCH = ("passages", "searchable"), {"fts_table": "search", "fts_pk": "id"}
 # What Datasette 1.0 reads from its configuration; the rest it keeps in a database of its own.
-_CONFIGURED = {"facets", "fts_pk", "fts_table", "hidden", "label_column", "sort", "sort_desc"}
+_CONFIGURED = {"facets", "fts_pk", "fts_table", "hidden", "label_column", "size", "sort", "sort_desc"}
 
 
 @cache

@@ -16,7 +16,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader
 from markupsafe import Markup
 
 from ..errors import IndexUnusable
-from . import endpoints, guard, metadata, pages, served
+from . import endpoints, guard, metadata, pages, served, uncounted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ YEAR_10000 = 253_402_300_800
 
 @hookimpl
 def asgi_wrapper(datasette: Datasette) -> Callable[[guard.App], guard.App]:
-    is_ours = served.find(datasette) is not None
-    return lambda app: guard.wrap(datasette, app) if is_ours else app
+    index = served.find(datasette)
+    if index is None:
+        return lambda app: app
+    return lambda app: guard.wrap(datasette, uncounted.wrap(datasette, index, app))
 
 
 @hookimpl

@@ -1,0 +1,209 @@
+"""`cm search`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from datetime import date, timedelta
+
+import click
+
+from .. import archive, completion, config, filters, fulltext, passages, redaction, store, zones
+from .. import search as library
+from ..cli import index_options, json_option, refresh_option, say
+from ..output import dumps, printable
+from ..settings import project_label
+from ..sources import Source
+from .common import open_index
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    Row = dict[str, Any]
+
+_EPOCH = date(1970, 1, 1)
+_DAY_MS = 86_400_000
+_WIDTH = 100
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="WORDS...")
+@click.option(
+    "-p",
+    "--project",
+    "projects",
+    multiple=True,
+    metavar="TEXT",
+    shell_complete=completion.projects,
+    help="Only that project: its path, its name, or a part of one path.",
+)
+@click.option("-s", "--since", metavar="DAY", help=f"From that local day on: {filters.DATES}.")
+@click.option("-u", "--until", metavar="DAY", help="To the end of that local day.")
+@click.option("-r", "--role", type=click.Choice(library.ROLES), help="Only what was said so; task: to a subagent.")
+@click.option("-t", "--tool", metavar="NAME", help="Only what that tool was given, such as Bash.")
+@click.option("--session", "sessions", multiple=True, metavar="ID", help="Only that session; the beginning is enough.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="So many messages.")
+@click.option(
+    "--include",
+    multiple=True,
+    type=click.Choice(list(passages.OPTIONAL)),
+    help="Search that too, now and from now on; also `search` in the config file.",
+)
+@click.option("--rebuild", is_flag=True, help="Make the full-text index anew, without what is not included any more.")
+@json_option
+@refresh_option
+@index_options
+def search(
+    roots: tuple[str, ...],
+    db: str | None,
+    no_refresh: bool,
+    as_json: bool,
+    rebuild: bool,
+    include: tuple[str, ...],
+    limit: int,
+    sessions: tuple[str, ...],
+    tool: str | None,
+    role: str | None,
+    until: str | None,
+    since: str | None,
+    projects: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    """Find what was said: prompts, answers, and what tools were given.
+
+    All words must occur, in any order, in any case. "A phrase" stands in quotes, con* is the beginning of a word, OR
+    separates alternatives. The best come first; of very many, the newest.
+
+    The first search makes the full-text index, which takes a moment; every refresh keeps it current from then on.
+
+    \b
+    Examples:
+      cm search retry queue
+      cm search "connection pool" timeo* --project shop --since 30d
+      cm search docker build --role tool --tool Bash
+    """  # fmt: skip
+    match, phrases = library.parse(words)
+    path = config.database(db)
+    connection = open_index(db, roots, no_refresh, "search")
+    try:
+        had = fulltext.kept(connection)
+        wanted = _wanted(include, frozenset() if rebuild else had)
+        if rebuild or had is None or wanted - had:
+            connection.close()
+            _build(path, wanted)
+            connection = store.open_reader(path)
+        start, end = _span(connection, since, until)
+        chosen = _sessions(connection, projects, sessions)
+        query = library.Query(match, phrases, start, end, chosen, role, tool)
+        with store.snapshot(connection):
+            found = library.find(connection, query, limit)
+        when = zones.clock(connection)
+    finally:
+        connection.close()
+    if as_json:
+        click.echo(dumps(found, indent=True))
+    elif not found:
+        say(f"nothing was said that matches {' '.join(words)}")
+    else:
+        click.echo("\n\n".join(_blocks(found, when)))
+
+
+# The full-text index
+
+
+def _wanted(include: Sequence[str], had: frozenset[int] | None) -> frozenset[int]:
+    """Kinds of passages to keep; of what must not be kept at all, there are none."""
+    if not config.keeps_text():
+        return frozenset()
+    named = (*include, *config.searched())
+    return (had or frozenset()) | {passages.INPUT, *(passages.OPTIONAL[name] for name in named)}
+
+
+def _build(path: str, kinds: frozenset[int]) -> None:
+    say("making the full-text index; this is done once")
+    with store.Lock(path, wait=True), closing(store.open_writer(path)) as connection:
+        archived = archive.open_reader(path, connection)
+        mask = redaction.redactor(config.patterns()).mask_text
+        source = Source(connection, None if archived is None else archived.read)
+        with closing(source), click.progressbar(length=1000, label="Indexing", file=sys.stderr) as bar:
+            fulltext.build(connection, kinds, source, mask, lambda done, all: bar.update(done * 1000 // all - bar.pos))
+            bar.update(1000 - bar.pos)
+        if archived is not None:
+            archived.close()
+    for (file, reason), count in source.missing.items():
+        say(f"what tools were given in {count:,} messages of {file} is not in it: it is {reason}")
+
+
+# What is asked
+
+
+def _span(connection: sqlite3.Connection, since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """Milliseconds UTC of a range of local days."""
+    if not zones.is_current(connection):
+        zones.use(connection, config.timezone())
+    now = int(time.time() * 1000)
+    today = _EPOCH + timedelta((now + zones.offset_at(connection, now)) // _DAY_MS)
+    first = _start_of(connection, filters.first_day(since, today)) if since else None
+    last = _start_of(connection, filters.last_day(until, today) + timedelta(1)) if until else None
+    return first, last
+
+
+def _start_of(connection: sqlite3.Connection, day: date) -> int:
+    local = (day - _EPOCH).days * _DAY_MS
+    return local - zones.offset_at(connection, local - zones.offset_at(connection, local))
+
+
+def _sessions(
+    connection: sqlite3.Connection, projects: Sequence[str], sessions: Sequence[str]
+) -> tuple[int, ...] | None:
+    """Sessions of all projects and of all beginnings of ids that are named; None if nothing is."""
+    found: set[int] | None = None
+    if projects:
+        ids = [id for text in projects for id in filters.projects(connection, text)]
+        sql = f"SELECT id FROM sessions WHERE project_id IN ({', '.join(map(str, ids))})"
+        found = {row[0] for row in connection.execute(sql)}
+    if sessions:
+        named = {id for text in sessions for id in filters.sessions(connection, text)}
+        found = named if found is None else found & named
+    return None if found is None else tuple(sorted(found))
+
+
+# What is shown
+
+
+def _blocks(found: Sequence[Row], when: Callable[[str], str]) -> list[str]:
+    """What was found by session, the session of the best first."""
+    by_session: dict[str, list[Row]] = {}
+    for row in found:
+        by_session.setdefault(row["session_id"], []).append(row)
+    return [
+        "\n".join([*_head(rows[0]), *(line for row in rows for line in _hit(row, when))])
+        for rows in by_session.values()
+    ]
+
+
+def _head(row: Row) -> list[str]:
+    project = row["project"] or ""
+    label = project_label(project, project.rstrip("/").rpartition("/")[2])
+    title = click.style(printable(row["title"] or "untitled"), bold=True)
+    way = row["resume"] if row["has_transcript"] else f"cm show {row['session_id']}"
+    gone = "" if row["has_transcript"] else "  (no transcript to resume)"
+    return [f"{title}  {click.style(printable(label), fg='cyan')}", click.style(printable(f"  {way}") + gone, dim=True)]
+
+
+def _hit(row: Row, when: Callable[[str], str]) -> list[str]:
+    what = row["tool"] or row["role"]
+    where = f"  {when(row['at'])}  {printable(what)}"
+    return [click.style(where, fg="green"), f"    {_highlighted(row)}"]
+
+
+def _highlighted(row: Row) -> str:
+    text, shown, position = row["snippet"], "", 0
+    for start, end in row["highlights"]:
+        shown += printable(text[position:start]) + click.style(printable(text[start:end]), bold=True, fg="yellow")
+        position = end
+    return shown + printable(text[position:])

@@ -1,0 +1,208 @@
+"""What is forgotten is in no file any more, does not come back, and leaves the numbers as they were."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import builders
+import orjson
+import pytest
+from builders import SESSION, assistant, text, tool_result, tool_use, user
+from conftest import RunCm
+from test_keep import chunks, configure, restored
+from test_redaction import remains, rows
+
+from indexer import refresh
+
+OTHER = "5e551000-0000-4000-8000-000000000002"
+SAID = "theunspeakable"
+SPENT = "SELECT sum(input_tokens), sum(output_tokens), count(*) FROM responses"
+
+
+@pytest.fixture(autouse=True)
+def keep(environment: None) -> None:
+    configure("keep = true")
+
+
+def conversation(home: builders.Home, session: str = SESSION, said: str = SAID) -> Path:
+    call = tool_use("Task", prompt=said, subagent_type="Explore")
+    slash = tool_use("SlashCommand", command=f"/ask {said}")
+    lines = [user(f"About {said}."), assistant(text(f"So {said}!"), call, slash), tool_result(call["id"], said)]
+    lines.append({"type": "summary", "summary": said, "leafUuid": "x"})
+    lines.append(builders.title(said, session))
+    path = builders.write(home.transcript(session), [{**line, "sessionId": session} for line in lines])
+    agent = home.subagent(session)
+    builders.write(agent, [user(said, isSidechain=True, agentId="a1", sessionId=session), assistant(sessionId=session)])
+    agent.with_name("agent-a1.meta.json").write_bytes(orjson.dumps({"agentType": "Explore", "description": said}))
+    return path
+
+
+def search_for(run_cm: RunCm, words: str) -> str:
+    return run_cm("search", words, "--json").stdout
+
+
+def test_a_forgotten_session_is_in_no_file_and_its_numbers_stay(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    conversation(home)
+    conversation(home, OTHER, "harmless")
+    refresh()
+    assert SAID in search_for(run_cm, SAID)
+    before = rows(db, SPENT)
+    assert remains(db, SAID)
+    done = run_cm("forget", SESSION, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not remains(db, SAID)
+    assert rows(db, SPENT) == before
+    assert remains(db, "harmless")
+    assert "harmless" in search_for(run_cm, "harmless")
+    assert SAID not in search_for(run_cm, SAID)
+    assert str(home.transcript()) in done.stderr
+    assert run_cm("verify").returncode == 0
+
+
+def test_it_does_not_come_back(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    path = conversation(home)
+    refresh()
+    run_cm("forget", SESSION, "--yes")
+    before = rows(db, SPENT)
+    refresh(full=True)
+    builders.append(path, [user(f"Again {SAID}"), assistant(text(SAID))])
+    refresh()
+    Path(str(db).replace("cm.db", "cm-archive.db")).unlink()
+    refresh()
+    conversation(home)
+    moved = home.transcript(project="/home/dev/elsewhere")
+    moved.parent.mkdir(parents=True)
+    shutil.copy(path, moved)
+    refresh()
+    search_for(run_cm, "anything")
+    assert not remains(db, SAID)
+    assert rows(db, SPENT)[0][1] > before[0][1]
+    assert run_cm("verify").returncode == 0
+
+
+def test_all_takes_the_numbers_too_and_they_do_not_come_back(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    path = conversation(home)
+    conversation(home, OTHER, "harmless")
+    refresh()
+    done = run_cm("forget", SESSION, "--all", "--yes", "--json")
+    assert orjson.loads(done.stdout)["responses"] == 2
+    assert rows(db, SPENT) == [(20, 40, 2)]
+    for _ in range(2):
+        refresh(full=True)
+        builders.append(path, [assistant(text(SAID))])
+        refresh()
+    assert rows(db, SPENT) == [(20, 40, 2)]
+    assert rows(db, "SELECT session_id FROM sessions") == [(OTHER,)]
+    assert not remains(db, SAID)
+    assert run_cm("verify").returncode == 0
+
+
+def test_a_project_is_forgotten_with_all_its_sessions(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    conversation(home)
+    conversation(home, OTHER)
+    third = builders.write(
+        home.transcript("third", "/home/dev/other"), [user("harmless", cwd="/home/dev/other", sessionId="third")]
+    )
+    refresh()
+    assert run_cm("forget", "/home/dev/app", "--yes").returncode == 0
+    assert not remains(db, SAID)
+    assert remains(db, "harmless")
+    assert third.exists()
+
+
+def test_lines_of_a_forgotten_session_in_another_s_transcript_are_blank_in_the_archive(
+    home: builders.Home, db: Path, run_cm: RunCm, tmp_path: Path
+) -> None:
+    path = builders.write(
+        home.transcript(), [user("harmless"), user(SAID, sessionId=OTHER), assistant(), user(SAID, sessionId=OTHER)]
+    )
+    refresh()
+    assert run_cm("forget", OTHER, "--yes").returncode == 0
+    assert not remains(db, SAID)
+    (back,) = restored(db, tmp_path / "out").values()
+    assert len(back) == path.stat().st_size
+    assert [bool(line.strip()) for line in back.splitlines()] == [True, False, True, False]
+    builders.append(path, [user(SAID, sessionId=OTHER), user("harmless")])
+    refresh(full=True)
+    assert not remains(db, SAID)
+    assert chunks(db) == [True, True]
+
+
+def test_a_fork_that_holds_copies_is_named(home: builders.Home, run_cm: RunCm) -> None:
+    record = user(SAID)
+    builders.write(home.transcript(), [record, assistant()])
+    builders.write(home.transcript(OTHER), [{**record, "sessionId": OTHER}, assistant(sessionId=OTHER)])
+    refresh()
+    assert OTHER in run_cm("forget", SESSION, "--dry-run").stderr
+
+
+def test_a_backup_that_still_holds_it_is_named(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    conversation(home)
+    refresh()
+    copy = db.parent / "backups" / "old.db"
+    copy.parent.mkdir()
+    with closing(sqlite3.connect(db)) as connection, closing(sqlite3.connect(copy)) as target:
+        connection.backup(target)
+    done = run_cm("forget", SESSION, "--yes", "--json")
+    assert orjson.loads(done.stdout)["still_in"] == [str(copy)]
+    assert f"{copy} still holds it" in done.stderr
+
+
+def test_nothing_is_forgotten_without_a_yes(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    conversation(home)
+    refresh()
+    assert run_cm("forget", SESSION, "--dry-run").returncode == 0
+    assert run_cm("forget", SESSION, input="n\n").returncode != 0
+    assert run_cm("forget", SESSION).returncode != 0
+    assert run_cm("forget", "nobody", "--yes").returncode == 1
+    assert remains(db, SAID)
+
+
+def test_a_reader_in_the_way_is_told(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    conversation(home)
+    refresh()
+    with closing(sqlite3.connect(db, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records").fetchone()
+        assert "close it and do this again" in run_cm("forget", SESSION, "--yes").stderr
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    assert not remains(db, SAID)
+
+
+def test_without_text_nothing_that_was_said_is_stored(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    configure("text = false")
+    conversation(home)
+    refresh()
+    search_for(run_cm, SAID)
+    refresh(full=True)
+    assert not remains(db, SAID)
+    assert rows(db, SPENT)[0][2] == 2
+    assert run_cm("verify").returncode == 0
+
+
+def test_text_that_was_stored_goes_when_it_is_switched_off(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    configure("")
+    path = conversation(home)
+    refresh()
+    search_for(run_cm, SAID)
+    path.unlink()
+    configure("text = false")
+    refresh()
+    assert not remains(db, SAID)
+    configure("")
+    conversation(home, OTHER, "harmless")
+    refresh()
+    assert remains(db, "harmless")
+    assert not remains(db, SAID)
+
+
+def test_an_archive_that_text_false_leaves_is_named(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    conversation(home)
+    refresh()
+    configure("text = false")
+    assert "cm keep prune --older-than 0d" in run_cm("refresh").stderr
+    assert run_cm("keep", "prune", "--older-than", "0d", "--yes").returncode == 0
+    assert not remains(db, SAID)
