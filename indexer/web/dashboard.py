@@ -343,8 +343,8 @@ def _active_block(connection: sqlite3.Connection, now: int) -> Row | None:
 
 
 def _tools(connection: sqlite3.Connection, days: Days, query: reports.Query) -> list[Row]:
-    bounds = {"since": _number(days.since) * reports.DAY, "until": (_number(days.until) + 1) * reports.DAY}
-    return fetch_dicts(connection, _TOOLS.format(where=reports.condition(query._replace(**bounds))))
+    query = query._replace(since=_number(days.since) * reports.DAY, until=(_number(days.until) + 1) * reports.DAY)
+    return fetch_dicts(connection, _TOOLS.format(where=reports.condition(query)))
 
 
 def _health(connection: sqlite3.Connection) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def html(
         "scope": scope,
     }
     pages = Environment(loader=FileSystemLoader(os.path.join(_HERE, "templates")), autoescape=True)
-    return pages.get_template("cm/page.html").render(inline=inline, version=__version__)
+    return str(pages.get_template("cm/page.html").render(inline=inline, version=__version__))
 
 
 def _scope(numbers: dict[str, Any]) -> str:

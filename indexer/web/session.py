@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from .. import conversation, sessions, settings, zones
+from .. import archive, config, conversation, sessions, settings, zones
 from ..output import dumps, printable
 from ..store import fetch_dicts, snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterator
     from typing import Any
+
+    from ..sources import Archive as Archived
 
     Row = dict[str, Any]
 
@@ -76,10 +80,10 @@ def read(connection: sqlite3.Connection, wanted: str, page: int = 1) -> Row:
     target = sessions.find(connection, wanted)
     places = range((page - 1) * TURNS_PER_PAGE, page * TURNS_PER_PAGE)
     if not zones.is_current(connection):
-        zones.use(connection, None)
-    with snapshot(connection):
-        found = conversation.read(connection, target, turns=places)
-        offset = zones.offset_at(connection, _milliseconds(found["first_at"]))
+        zones.use(connection, config.timezone())
+    with snapshot(connection), _archived(connection) as kept:
+        found = conversation.read(connection, target, kept, places)
+        offset = zones.offset_at(connection, _milliseconds(found["first_at"])) if found["first_at"] else 0
         (summary,) = fetch_dicts(connection, _SUMMARY, (target.id,))
         events = [_event(row, offset) for row in fetch_dicts(connection, _EVENTS, (target.id,))]
     _show(found, offset)
@@ -94,6 +98,18 @@ def read(connection: sqlite3.Connection, wanted: str, page: int = 1) -> Row:
         "message": target.record_id,
         "events": events,
     }
+
+
+@contextmanager
+def _archived(connection: sqlite3.Connection) -> Iterator[Archived | None]:
+    """What gives the bytes of transcripts that are gone, where there is an archive."""
+    (_, _, path) = connection.execute("PRAGMA database_list").fetchone()
+    reader = archive.open_reader(path, connection)
+    try:
+        yield None if reader is None else reader.read
+    finally:
+        if reader is not None:
+            reader.close()
 
 
 def _event(row: Row, offset: int) -> Row:
