@@ -19,8 +19,7 @@ BUSY_SECONDS = 30.0
 _MAGIC = b"SQLite format 3\0"
 
 
-def uri(path: str, mode: str) -> str:
-    """The path as SQLite takes it with a mode: `ro`, `rw` or `rwc`."""
+def _uri(path: str, mode: str) -> str:
     # Not urllib's quote: to import it takes as long as to open the index.
     for character in "%?#":
         path = path.replace(character, f"%{ord(character):02x}")
@@ -93,7 +92,7 @@ def open_reader(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connec
     if not os.path.exists(path):
         raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`")
     try:
-        connection = sqlite3.connect(uri(path, "ro"), uri=True, timeout=busy_seconds, isolation_level=None)
+        connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=busy_seconds, isolation_level=None)
         schema.check(connection, path)
         if schema.version(connection) < schema.VERSION:
             raise IndexUnusable(f"{path} was made by an older cm; run `cm refresh` to bring it up to date")

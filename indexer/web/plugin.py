@@ -68,8 +68,9 @@ def startup(datasette: Datasette) -> Awaitable[None] | None:
         return None
     # Else rich prints the stack with all its variables, on stdout, for every page that is not there.
     handle_exception.rich = None
-    # Where the user has not set it: `datasette cm.db` is to be as fast as `cm serve`.
-    datasette._settings["suggest_facets"] = metadata.SETTINGS["suggest_facets"]
+    # `datasette cm.db` is to be as fast as `cm serve`, and to show what that shows.
+    datasette._settings |= metadata.SETTINGS
+    datasette.sql_time_limit_ms = metadata.SETTINGS["sql_time_limit_ms"]
     has_database = hasattr(datasette, "set_column_metadata")  # 1.0
     return metadata.install(datasette, index.name, str(index.path)) if has_database else None
 

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from contextlib import closing
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from .. import store
@@ -52,7 +53,7 @@ def find(datasette: Datasette) -> Database | None:
 
 def _is_index(path: str) -> bool:
     try:
-        with closing(sqlite3.connect(store.uri(path, "ro"), uri=True)) as connection:
+        with closing(store.connect(path)) as connection:
             return {row[0] for row in connection.execute("SELECT name FROM sqlite_schema")} >= _OURS
     except sqlite3.Error:
         return False
@@ -76,18 +77,25 @@ class Answers:
         return await asyncio.to_thread(self._get, key, build)
 
     def _get(self, key: Hashable, build: Callable[[sqlite3.Connection], bytes]) -> Answer:
+        try:
+            return self._kept_or_built(key, build)
+        except sqlite3.Error as error:
+            raise store.explain(self.path, error) from error
+
+    def _kept_or_built(self, key: Hashable, build: Callable[[sqlite3.Connection], bytes]) -> Answer:
         version = self._changed()
         with self._lock:
             kept = self._kept.get(key)
-        if kept is None:
-            with closing(store.open_reader(self.path)) as connection:
-                body = build(connection)
-            kept = Answer(body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+        if kept is not None:
+            return kept
+        with closing(store.open_reader(self.path)) as connection:
+            body = build(connection)
+        answer = Answer(body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
         with self._lock:
             # What was built on a state that is already past would never be thrown away.
             if version == self._version:
-                self._keep(key, kept)
-        return kept
+                self._keep(key, answer)
+        return answer
 
     def _keep(self, key: Hashable, answer: Answer) -> None:
         self._kept[key] = answer
@@ -100,7 +108,9 @@ class Answers:
         with self._lock:
             if self._watched is None:
                 # One connection for good: only on it do two of these numbers compare.
-                self._watched = sqlite3.connect(store.uri(self.path, "ro"), uri=True, check_same_thread=False)
+                self._watched = sqlite3.connect(
+                    f"{Path(self.path).absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
+                )
             (version,) = self._watched.execute("PRAGMA data_version").fetchone()
             if version != self._version:
                 self._kept.clear()

@@ -6,7 +6,6 @@ That takes as long again as to show it, or longer where only its first rows are 
 from __future__ import annotations
 
 import re
-import sqlite3
 from contextlib import closing
 from urllib.parse import parse_qs
 
@@ -24,7 +23,7 @@ def wrap(datasette: Datasette, index: Database, app: App) -> App:
     """The app, asked to leave the count where a page is one of a view."""
     if hasattr(datasette, "set_column_metadata"):  # 1.0
         return app
-    with closing(sqlite3.connect(store.uri(str(index.path), "ro"), uri=True)) as connection:
+    with closing(store.connect(str(index.path))) as connection:
         views = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'view'")]
     page = re.compile(f"{re.escape(datasette.urls.database(index.name))}/({'|'.join(views)})")
 
