@@ -81,6 +81,13 @@ def test_a_project_of_the_page_is_that_project_and_not_its_namesake(home: Home, 
     assert [row["project"] for row in page["choices"]["projects"]] == [PROJECT, TWIN], "what else there is stays known"
 
 
+def test_projects_of_one_name_are_told_apart(home: Home, db):
+    write(home.transcript(), [assistant()])
+    write(home.transcript(OTHER, TWIN), [assistant(cwd=TWIN, sessionId=OTHER)])
+    page = read(index(db))
+    assert {row["project"]: row["label"] for row in page["projects"]} == {PROJECT: "dev/app", TWIN: "old/app"}
+
+
 def test_a_model_of_the_page_is_that_model_and_none_whose_name_is_longer(home: Home, db):
     for model in ("claude-opus-4-5", "claude-opus-4-5-20251101"):
         write(home.transcript(model), [million("input", model, sessionId=model, timestamp=at(hours=1))])
@@ -206,7 +213,7 @@ def test_what_should_not_leave_the_house_does_not(home: Home, db, tmp_path, run_
     assert told in open_file.read_text()
     assert TWIN in open_file.read_text()
     html = closed_file.read_text()
-    for secret in (told, "Miller", "/home/dev", "old/app", str(tmp_path)):
+    for secret in (told, "Miller", "/home/dev", "old/app", "dev/app", str(tmp_path)):
         assert secret not in html, secret
     data = data_of(html)
     assert {row["project"] for row in data["choices"]["projects"]} == {"app", "app (2)"}

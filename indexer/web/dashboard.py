@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 from .. import __version__, config, filters, reports, settings, zones
@@ -118,7 +120,7 @@ GROUP BY m.id
 ORDER BY cost_usd DESC, total_tokens DESC, 1
 """
 _PROJECTS = f"""
-SELECT p.path AS project, p.name AS name, {_COST}, {_COUNTS}, {_SESSIONS}, {_TIMES}
+SELECT p.path AS project, {_COST}, {_COUNTS}, {_SESSIONS}, {_TIMES}
 FROM hours AS h
 JOIN sessions AS s ON s.id = h.session_id
 JOIN projects AS p ON p.id = s.project_id
@@ -128,7 +130,7 @@ GROUP BY p.id
 """
 _DEAREST_SESSIONS = f"""
 SELECT
-  s.session_id AS session_id, s.title AS title, p.path AS project, p.name AS name, s.prompt_count AS prompts,
+  s.session_id AS session_id, s.title AS title, p.path AS project, s.prompt_count AS prompts,
   {_COST}, {_COUNTS}, {_TIMES}
 FROM hours AS h
 JOIN sessions AS s ON s.id = h.session_id
@@ -228,19 +230,23 @@ def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) 
     def rows(sql: str, since: date = days.since, until: date = days.until) -> list[Row]:
         return fetch_dicts(connection, sql, (_number(since), _number(until)))
 
-    return {
+    labels = _labels(connection)
+    found = {
         "totals": rows(_TOTALS)[0],
         "daily": rows(_DAILY),
         "calendar": rows(_CALENDAR, calendar_start),
         "hours": rows(_WEEKDAYS),
         "months": rows(_CALENDAR, _first_of_last_month(days.today), days.today),
         "models": rows(_MODELS),
-        "projects": [_labelled(row) for row in rows(_PROJECTS)],
-        "sessions": [_labelled(row) for row in rows(_DEAREST_SESSIONS)],
-        "newest_sessions": [_labelled(row) for row in rows(_NEWEST_SESSIONS)],
+        "projects": rows(_PROJECTS),
+        "sessions": rows(_DEAREST_SESSIONS),
+        "newest_sessions": rows(_NEWEST_SESSIONS),
         "agents": rows(_AGENTS),
         "tools": _tools(connection, days, query),
     }
+    for row in (*found["projects"], *found["sessions"], *found["newest_sessions"]):
+        row["label"] = labels[row["project"]]
+    return found
 
 
 # What is asked for
@@ -284,22 +290,29 @@ def _first_of_last_month(today: date) -> date:
 def _choices(connection: sqlite3.Connection) -> dict[str, Any]:
     """What the page can be limited to: projects and models that have responses, whatever it is limited to now."""
     projects = connection.execute(
-        "SELECT path, name FROM projects AS p WHERE EXISTS ("
+        "SELECT path FROM projects AS p WHERE EXISTS ("
         " SELECT 1 FROM sessions AS s JOIN responses AS r ON r.session_id = s.id WHERE s.project_id = p.id)"
     ).fetchall()
     models = connection.execute(
         "SELECT name FROM models AS m WHERE EXISTS (SELECT 1 FROM responses AS r WHERE r.model_id = m.id) ORDER BY name"
     )
-    labels = [{"project": path, "label": settings.project_label(path, name)} for path, name in projects]
+    labels = _labels(connection)
+    named = [{"project": path, "label": labels[path]} for (path,) in projects]
     return {
-        "projects": sorted(labels, key=lambda row: (row["label"].lower(), row["project"])),
+        "projects": sorted(named, key=lambda row: (row["label"].lower(), row["project"])),
         "models": [name for (name,) in models],
     }
 
 
-def _labelled(row: Row) -> Row:
-    row["label"] = settings.project_label(row["project"], row.pop("name"))
-    return row
+def _labels(connection: sqlite3.Connection) -> dict[str, str]:
+    """How projects are shown, by path: those of one name with the directory they are in."""
+    projects = connection.execute("SELECT path, name FROM projects").fetchall()
+    labels = {path: settings.project_label(path, name) for path, name in projects}
+    counts = Counter(labels.values())
+    return {
+        path: label if counts[label] == 1 else f"{os.path.basename(os.path.dirname(path))}/{label}"
+        for path, label in labels.items()
+    }
 
 
 def _periods(connection: sqlite3.Connection, query: reports.Query, days: Days, now: int) -> list[Row]:

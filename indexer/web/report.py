@@ -6,8 +6,9 @@ import base64
 import hashlib
 import os
 import re
+from collections import Counter
 
-from .. import __version__
+from .. import __version__, settings
 from ..output import dumps
 from . import dashboard
 
@@ -34,7 +35,6 @@ def html(
     from markupsafe import Markup
 
     numbers = dashboard.numbers(connection, wanted)
-    scope = _scope(numbers)
     if not has_text:
         _remove_text(numbers)
     if not has_paths:
@@ -47,7 +47,7 @@ def html(
         "scripts": [Markup(script) for script in scripts],
         # In JSON a "<" stands in strings only; so none of them ends the element.
         "data": Markup(dumps(numbers).replace("<", "\\u003c")),
-        "scope": scope,
+        "scope": _scope(numbers),
     }
     pages = Environment(loader=FileSystemLoader(os.path.join(_HERE, "templates")), autoescape=True)
     return str(pages.get_template("cm/page.html").render(inline=inline, version=__version__))
@@ -66,15 +66,18 @@ def _remove_text(numbers: dict[str, Any]) -> None:
 
 
 def _remove_paths(numbers: dict[str, Any]) -> None:
-    """Projects by their names alone; two of one name are told apart by a number."""
+    """Projects by their names alone; several of one name are told apart by a number."""
     rows = [*numbers["choices"]["projects"], *numbers["projects"], *numbers["sessions"], *numbers["newest_sessions"]]
     names: dict[str, str] = {}
+    counts: Counter[str] = Counter()
     for row in rows:
-        label = row["label"]
-        same = sum(1 for name in names.values() if name == label or name.startswith(f"{label} ("))
-        row["project"] = names.setdefault(row["project"], f"{label} ({same + 1})" if same else label)
-        row["label"] = row["project"]
-    numbers["wanted"]["projects"] = [os.path.basename(project) for project in numbers["wanted"]["projects"]]
+        path = row["project"]
+        if path not in names:
+            name = settings.project_label(path, os.path.basename(path))
+            counts[name] += 1
+            names[path] = name if counts[name] == 1 else f"{name} ({counts[name]})"
+        row["project"] = row["label"] = names[path]
+    numbers["wanted"]["projects"] = [names.get(path, os.path.basename(path)) for path in numbers["wanted"]["projects"]]
 
 
 def _static(name: str) -> str:

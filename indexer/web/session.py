@@ -135,7 +135,7 @@ def _show(found: Row, offset: int) -> None:
         if found.get(name):
             found[name] = printable(found[name])
     if found.get("text"):
-        found["text"] = _cut(found["text"])
+        found["text"] = _cut(found["text"].strip("\n"))
     parts = [found.get("prompt"), *found.get("turns", ()), *found.get("steps", ()), *found.get("agents", ())]
     for part in parts:
         if part is not None:

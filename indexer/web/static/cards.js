@@ -55,14 +55,14 @@ function tile({ measure }, row) {
   return h("section", { class: "card tile", "aria-labelledby": `${row.period}-title`, id: row.period },
     h("h2", { id: `${row.period}-title` }, words.title),
     h("p", { class: "value" }, measure.text(row)),
-    h("p", { class: "delta" }, change(measure.of(row), measure.of(soFar)), ` against ${measure.text(soFar)} ${words.sofar}`),
+    h("p", { class: "delta" }, measure.of(soFar)
+      ? [change(measure.of(row) / measure.of(soFar) - 1), ` against ${measure.text(soFar)} ${words.sofar}`]
+      : `nothing ${words.sofar}`),
     h("p", { class: "note" },
-      `${words.before} in all ${measure.text(whole)} · ${plural(row.responses, "response")} in ${plural(row.sessions, "session")}`));
+      `${words.before} in all ${measure.text(whole)}`, h("span", { class: "optional" }, ` · ${plural(row.responses, "response")}`)));
 }
 
-function change(now, before) {
-  if (!before) return h("span", { class: "change" }, now ? "new" : "–");
-  const ratio = now / before - 1;
+function change(ratio) {
   const arrow = ratio > 0.005 ? "▲" : ratio < -0.005 ? "▼" : "=";
   const spoken = ratio > 0 ? "up " : ratio < 0 ? "down " : "";
   return h("span", { class: "change" },
@@ -102,7 +102,7 @@ export function totals({ data, measure, at }) {
   const { since, until, days } = data.range;
   return h("section", { class: "totals", "aria-labelledby": "totals-title", id: "totals" },
     h("h2", { id: "totals-title" },
-      days === 1 ? format.day(since) : `${format.day(since)} – ${format.day(until)}`,
+      format.days(since, until),
       h("small", {}, ` ${plural(days, "day")}, ${format.count(row.days)} with use`)),
     h("dl", {},
       stat("Cost", format.cost({ ...row, total_tokens: row.total_tokens ?? 0 }), "at the API's prices; a subscription is not billed this way"),
@@ -306,6 +306,7 @@ export function sessions(page) {
   const choose = (name, text) =>
     h("button", { type: "button", "aria-pressed": String((page.sessions === "newest") === (name === "newest")), "data-key": `sessions-${name}`, onclick: () => page.choose(name) }, text);
   return ranking(page, "sessions", "Sessions", rows, {
+    isSorted: isNewest,
     tools: h("div", { class: "segments", role: "group", "aria-label": "which sessions" }, choose("dearest", "Dearest"), choose("newest", "Newest")),
     name: "Session",
     of: (row) => [
@@ -329,8 +330,9 @@ export function agents(page) {
   });
 }
 
-function ranking(page, key, heading, rows, { name, of, colour = () => "var(--accent)", more, rows: address, tools = null }) {
+function ranking(page, key, heading, found, { name, of, colour = () => "var(--accent)", more, rows: address, tools = null, isSorted = false }) {
   const { measure } = page;
+  const rows = isSorted ? found : found.toSorted((a, b) => measure.of(b) - measure.of(a));
   const largest = Math.max(...rows.map(measure.of), 0);
   const columns = [
     { name, of, kind: "name" },

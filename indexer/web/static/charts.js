@@ -38,7 +38,7 @@ export function palette(models) {
   const colours = new Map();
   for (const [family, members] of families) {
     members.forEach((model, age) => {
-      const share = Math.max(100 - age * 22, 28);
+      const share = Math.max(100 - age * 17, 40);
       colours.set(model, `color-mix(in oklab, var(--${family}) ${share}%, var(--faded))`);
     });
   }

@@ -57,7 +57,10 @@ function dated(date, options) {
 }
 
 export const day = (text) => dated(toDate(text), { weekday: "short", day: "numeric", month: "short", year: "numeric" });
-export const dayShort = (text) => dated(toDate(text), { day: "numeric", month: "short" });
+export const days = (since, until) =>
+  since === until
+    ? day(since)
+    : new Intl.DateTimeFormat(LOCALE, { timeZone: "UTC", dateStyle: "medium" }).formatRange(toDate(since), toDate(until));
 export const month = (text) => dated(toDate(text), { month: "long", year: "numeric" });
 export const weekdays = (start, style = "short") =>
   [0, 1, 2, 3, 4, 5, 6].map((n) => {

@@ -74,7 +74,7 @@ function show(answer, tag = null) {
 
 function live() {
   status.className = "live";
-  const refreshed = data.last_refresh ? `index of ${format.ago(data.last_refresh)}` : "not refreshed yet";
+  const refreshed = data.last_refresh ? `refreshed ${format.ago(data.last_refresh)}` : "not refreshed yet";
   const text = embedded ? `as of ${format.clock(data.now)}, ${format.day(data.now.slice(0, 10))}` : refreshed;
   if (status.textContent !== text) status.textContent = text;
 }
