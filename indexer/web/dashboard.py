@@ -231,7 +231,7 @@ def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) 
         return fetch_dicts(connection, sql, (_number(since), _number(until)))
 
     labels = _labels(connection)
-    found = {
+    found: dict[str, Any] = {
         "totals": rows(_TOTALS)[0],
         "daily": rows(_DAILY),
         "calendar": rows(_CALENDAR, calendar_start),
