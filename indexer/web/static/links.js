@@ -19,7 +19,7 @@ export function query({ since, until, projects, models, measure }) {
   projects.forEach((project) => search.append("project", project));
   models.forEach((model) => search.append("model", model));
   if (measure === "tokens") search.set("measure", measure);
-  return search.size ? `?${search}` : "?";
+  return search.size ? `?${search}` : "";
 }
 
 /** Links into the tables at an address; without one, in a report file, there are none. */

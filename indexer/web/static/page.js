@@ -53,9 +53,9 @@ async function load() {
   main.setAttribute("aria-busy", String(data === null));
   try {
     const response = await fetch(jsonUrl + query({ ...chosen, measure: "cost" }), { cache: "no-cache" });
-    const answer = await response.json();
+    const answer = await response.json().catch(() => ({}));
     if (mine !== attempt) return; // something else was chosen meanwhile
-    if (!response.ok) throw new Error(answer.error ?? `the server answers ${response.status}`);
+    if (!response.ok) throw new Error(answer.error ?? `The server answers ${response.status}; load the page again.`);
     const tag = response.headers.get("etag") ?? JSON.stringify(answer);
     if (tag !== etag || !data) show(answer, tag);
     else live();
