@@ -280,8 +280,9 @@ def test_what_a_transcript_says_is_only_text(home: Home, run_cm: RunCm, db: Path
 # Datasette as its user starts it
 
 
-def test_datasette_shows_the_same(demo_index: Path):
+def test_datasette_shows_the_same_to_the_same(demo_index: Path):
     with datasette(demo_index) as server:
+        assert server.ask("/cm.json", {"Host": "evil.example"}).status == 403
         assert server.get("/-/cm/stats.json").json["messages_count"] > 100
         assert "one row per" in visible(server.get("/cm/responses").text)
         assert server.get("/cm/dearest-sessions").status == 200
