@@ -70,6 +70,8 @@ FROM local_usage AS u
 GROUP BY 1, 2, 3, 4, 5, 6
 """
 
+_OLDEST = "SELECT min(u.local_day) FROM local_usage AS u {where}"
+
 # Costs of what has a price; NULL where nothing has one.
 _COST = "sum(h.cost_nano) / 1e9 AS cost_usd, sum(h.unpriced_tokens) AS unpriced_tokens"
 _COUNTS = "sum(h.total_tokens) AS total_tokens, sum(h.responses) AS responses"
@@ -205,8 +207,10 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
         projects=_ids(connection, filters.projects, wanted.projects),
         models=_ids(connection, _models_named, wanted.models),
     )
-    connection.execute(_HOURS.format(where=reports.condition(query)))
-    days = _days(connection, wanted, _EPOCH + timedelta(local_now // reports.DAY))
+    days = _days(connection, wanted, query, _EPOCH + timedelta(local_now // reports.DAY))
+    first = min(days.since, _calendar_start(days), _first_of_last_month(days.today))
+    condition = reports.condition(query._replace(since=_number(first) * reports.DAY))
+    connection.execute(_HOURS.format(where=condition))
     return {
         "version": __version__,
         "now": datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -225,7 +229,6 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
 
 def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) -> dict[str, Any]:
     """What the chosen days hold, and the calendar that ends with them."""
-    calendar_start = days.until - timedelta(7 * _CALENDAR_WEEKS - 1)
 
     def rows(sql: str, since: date = days.since, until: date = days.until) -> list[Row]:
         return fetch_dicts(connection, sql, (_number(since), _number(until)))
@@ -234,7 +237,7 @@ def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) 
     found: dict[str, Any] = {
         "totals": rows(_TOTALS)[0],
         "daily": rows(_DAILY),
-        "calendar": rows(_CALENDAR, calendar_start),
+        "calendar": rows(_CALENDAR, _calendar_start(days)),
         "hours": rows(_WEEKDAYS),
         "months": rows(_CALENDAR, _first_of_last_month(days.today), days.today),
         "models": rows(_MODELS),
@@ -263,11 +266,11 @@ def _models_named(connection: sqlite3.Connection, wanted: str) -> list[int]:
     return exact or filters.models(connection, wanted)
 
 
-def _days(connection: sqlite3.Connection, wanted: Wanted, today: date) -> Days:
+def _days(connection: sqlite3.Connection, wanted: Wanted, query: reports.Query, today: date) -> Days:
     since = wanted.since or ("" if wanted.until else SINCE)
     last = filters.last_day(wanted.until, today) if wanted.until else today
     if since in ("", EVERYTHING):
-        (oldest,) = connection.execute("SELECT min(day) FROM hours").fetchone()
+        (oldest,) = connection.execute(_OLDEST.format(where=reports.condition(query))).fetchone()
         first = min(last, _EPOCH + timedelta(oldest)) if oldest is not None else last
     else:
         first = filters.first_day(since, today)
@@ -278,6 +281,10 @@ def _days(connection: sqlite3.Connection, wanted: Wanted, today: date) -> Days:
 
 def _number(day: date) -> int:
     return (day - _EPOCH).days
+
+
+def _calendar_start(days: Days) -> date:
+    return days.until - timedelta(7 * _CALENDAR_WEEKS - 1)
 
 
 def _first_of_last_month(today: date) -> date:

@@ -8,6 +8,7 @@ import * as filters from "./filters.js";
 import { choices, query, tables } from "./links.js";
 
 const POLL_MS = 5000;
+const SHARE_OF_TIME = 0.1; // that the server may spend on a page that stays open
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 const measure = document.getElementById("measure");
@@ -50,6 +51,7 @@ function change(wanted) {
 async function load() {
   clearTimeout(load.timer);
   const mine = ++attempt;
+  const start = performance.now();
   main.setAttribute("aria-busy", String(data === null));
   try {
     const response = await fetch(jsonUrl + query({ ...chosen, measure: "cost" }), { cache: "no-cache" });
@@ -62,7 +64,9 @@ async function load() {
   } catch (error) {
     if (mine === attempt) fail(error);
   }
-  if (mine === attempt && !document.hidden) load.timer = setTimeout(load, POLL_MS);
+  if (mine === attempt && !document.hidden) {
+    load.timer = setTimeout(load, Math.max(POLL_MS, (performance.now() - start) / SHARE_OF_TIME));
+  }
 }
 
 function show(answer, tag = null) {
