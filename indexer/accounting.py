@@ -7,6 +7,7 @@ collected in temporary tables while rows are stored; the same transaction derive
 
 from __future__ import annotations
 
+from . import facts
 from .digest import digest_text
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ _TYPES = {
     "prompt": digest_text("user", "prompt"),
     "ai_title": digest_text("ai-title", None),
     "custom_title": digest_text("custom-title", None),
+    "summary": digest_text("summary", None),
 }
 
 TOUCHED = """
@@ -76,6 +78,7 @@ SELECT DISTINCT model_id, at / 86400000 AS day
 FROM responses
 WHERE id IN (SELECT id FROM temp.touched_responses)
 """
+SHARD_DAYS = "SELECT DISTINCT model_id, at / 86400000 AS day FROM shard.responses"
 _KNOWN_DAYS = "SELECT model_id, day FROM daily_prices"
 
 # The sessions a response leaves and enters when its owner changes are both recounted.
@@ -190,6 +193,12 @@ UPDATE sessions SET
       ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
     ),
     (
+      SELECT r.text
+      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      WHERE c.session_id = sessions.id AND r.type_id = :summary AND r.text IS NOT NULL
+      ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
+    ),
+    (
       SELECT substr(r.text, 1, 200)
       FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
       WHERE c.session_id = sessions.id AND r.type_id = :prompt AND NOT c.is_sidechain AND r.text IS NOT NULL
@@ -232,15 +241,28 @@ WHERE n = 1
 """
 
 
-def touch_all(connection: sqlite3.Connection) -> None:
+def touch_all(connection: sqlite3.Connection, only_sessions: bool = False) -> None:
     """Marks everything: after a first load, whose rows are derived from once."""
-    connection.execute("INSERT OR IGNORE INTO temp.touched_responses SELECT DISTINCT response_id FROM record_usage")
-    connection.execute("INSERT OR IGNORE INTO temp.touched_calls SELECT DISTINCT call_id FROM tool_uses")
     connection.execute("INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM sessions")
+    if not only_sessions:
+        connection.execute("INSERT OR IGNORE INTO temp.touched_responses SELECT response_id FROM record_usage")
+        connection.execute("INSERT OR IGNORE INTO temp.touched_calls SELECT call_id FROM tool_uses")
 
 
 def derive(connection: sqlite3.Connection) -> int:
     """Derives what the records in the touched tables are part of, and empties these; returns new responses."""
+    added = derive_responses(connection)
+    price_days(connection, _TOUCHED_DAYS)
+    connection.execute(_SESSIONS, _TYPES)
+    _assign_projects(connection)
+    facts.derive(connection)
+    for table in ("touched_responses", "touched_calls", "touched_sessions"):
+        connection.execute(f"DELETE FROM temp.{table}")
+    return added
+
+
+def derive_responses(connection: sqlite3.Connection) -> int:
+    """Derives the touched tool calls and responses; returns new responses."""
     execute = connection.execute
     execute(_SEARCHED)
     _find_owners(connection, "call_id", "tool_uses", "touched_calls")
@@ -263,11 +285,6 @@ def derive(connection: sqlite3.Connection) -> int:
         "DELETE FROM responses WHERE id IN (SELECT id FROM temp.touched_responses)"
         " AND NOT EXISTS (SELECT 1 FROM record_usage WHERE response_id = responses.id)"
     )
-    execute(_DAILY_PRICES.format(days=_TOUCHED_DAYS))
-    execute(_SESSIONS, _TYPES)
-    _assign_projects(connection)
-    for table in ("touched_responses", "touched_calls", "touched_sessions"):
-        execute(f"DELETE FROM temp.{table}")
     return int(added)
 
 
@@ -278,9 +295,9 @@ def _find_owners(connection: sqlite3.Connection, id: str, table: str, touched: s
         connection.execute(sql.format(id=id, table=table, touched=touched))
 
 
-def reprice(connection: sqlite3.Connection) -> None:
-    """Looks the price of every model up again, for each day it was used."""
-    connection.execute(_DAILY_PRICES.format(days=_KNOWN_DAYS))
+def price_days(connection: sqlite3.Connection, days: str = _KNOWN_DAYS) -> None:
+    """Looks up the price of every model for each day it was used, or for those that a query names."""
+    connection.execute(_DAILY_PRICES.format(days=days))
 
 
 def project_of(cwd: str | None, transcript: str) -> tuple[str, str]:

@@ -18,7 +18,6 @@ from functools import partial
 from . import store
 from .checkpoint import UNFINISHED
 from .errors import IndexUnusable
-from .lines import usable
 from .store import display_path, insert
 
 TYPE_CHECKING = False
@@ -110,8 +109,8 @@ _LONG_WINDOW = 26
 _QUIET_NS = 86_400 * 10**9
 # A report reads for less; a server may hold on for ever.
 _READER_MS = 2_000
-# Of the time that a refresh took so far, and once for at least one transcript.
-_PACKING_SHARE = 0.25
+# Of the time that the refresh took so far; at least one transcript.
+_PACKING_SHARE = 0.1
 _CURRENT = "SELECT path, id, file_id, size, mtime_ns, offset, dropped FROM files WHERE replaced_at IS NULL"
 _FILE = insert(
     "files", "root, path, session, file_id, size, mtime_ns, offset, started_at, is_masked, is_packed, meta", ""
@@ -179,6 +178,7 @@ class Keeper:
     def add(self, part: Part, raw: bytes, masked: bytes, offset: int) -> None:
         """Adds what is not kept of a piece of a transcript, of which `masked` may be stored."""
         from .digest import digest
+        from .lines import usable
 
         part.is_same = self.is_same
         raw, masked, offset = raw[self.start - offset :], masked[self.start - offset :], self.start
@@ -225,11 +225,14 @@ class Archive:
 
     def _match(self, index: sqlite3.Connection) -> None:
         """Rows of another index, or of this one before it was made anew, name files that are now others."""
-        index.execute("INSERT OR IGNORE INTO meta VALUES ('id', lower(hex(randomblob(8))))")
-        (name,) = index.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
-        if index_of(self._connection) != name:
-            self._execute("UPDATE files SET file_id = NULL")
-            self._execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (name,))
+        row = index.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
+        if row is not None and row[0] == index_of(self._connection):
+            return
+        (name,) = (
+            row or index.execute("INSERT INTO meta VALUES ('id', lower(hex(randomblob(8)))) RETURNING value").fetchone()
+        )
+        self._execute("UPDATE files SET file_id = NULL")
+        self._execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (name,))
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
@@ -291,7 +294,7 @@ class Archive:
         session = part.state[0]
         if session is not None:
             self._execute("UPDATE files SET session = ? WHERE id = ? AND session <> ?", (session, file_id, session))
-        if (session or _session(job)) in self._forgotten:
+        if part.is_forgotten or (session or _session(job)) in self._forgotten:
             self._drop(file_id, "forgotten")
             return
         self._connection.executemany(_CHUNK, [(file_id, *chunk[:-1]) for chunk in part.chunks])

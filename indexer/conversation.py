@@ -95,11 +95,8 @@ def read(
             that shows ten turns reads ten.
 
     Returns:
-        `session_id, project, title, first_at, last_at, resume` (a shell command, or None), `has_transcript` (what
-        Claude Code resumes is still there), `turn_count`, the sums `input_tokens, output_tokens,
-        cache_creation_tokens, cache_read_tokens, total_tokens, cost_usd, unpriced_tokens, responses` of what the
-        session owns, as the reports have them; `turns`, and `missing`: `[{file, records, reason}]`, where records
-        would be that the answer lacks.
+        What `sessions.about` says of the session, with `turn_count` for its `turns`; `turns`, a list; and `missing`:
+        `[{file, records, reason}]`, where records would be that the answer lacks.
 
         A turn has `number` (from 1), `at`, `prompt` (a step, None before the first), `steps`, the same sums of all
         that it led to, subagents included, and `shared_responses`: how many of these another session owns.

@@ -11,7 +11,7 @@ from contextlib import closing
 from . import accounting, archive, config, fulltext, redaction, store
 from .digest import digest_text
 from .parser import TEXT_DROPPED
-from .privacy import first_word
+from .privacy import kept_subject
 from .store import transaction
 
 TYPE_CHECKING = False
@@ -119,12 +119,12 @@ def _unsearch(connection: sqlite3.Connection) -> None:
 
 
 def _blank(connection: sqlite3.Connection) -> None:
-    connection.create_function("first_word", 1, first_word, deterministic=True)
+    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
     flags = f"flags = flags | {TEXT_DROPPED}"
     for sql in (
         f"UPDATE records SET text = NULL, {flags} WHERE text IS NOT NULL AND id IN ({_RECORDS})",
-        f"UPDATE tool_uses SET subject = first_word(subject) WHERE subject IS NOT NULL AND {_OF_RECORDS}",
-        f"UPDATE tool_calls SET skill = first_word(skill) WHERE skill IS NOT NULL AND {_OF_SESSIONS}",
+        f"UPDATE tool_uses SET subject = kept_subject(name, subject) WHERE subject IS NOT NULL AND {_OF_RECORDS}",
+        f"UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL AND {_OF_SESSIONS}",
         f"UPDATE agents SET description = NULL WHERE {_OF_SESSIONS}",
     ):
         connection.execute(sql)
@@ -234,14 +234,14 @@ def settle_text(connection: sqlite3.Connection, db: str) -> list[str]:
 
 
 def _drop_all_text(connection: sqlite3.Connection) -> None:
-    connection.create_function("first_word", 1, first_word, deterministic=True)
+    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
     for sql in (
         "DROP TABLE IF EXISTS search",
         "DELETE FROM meta WHERE key = 'search'",
         "DELETE FROM passages",
         f"UPDATE records SET text = NULL, flags = flags | {TEXT_DROPPED} WHERE text IS NOT NULL",
-        "UPDATE tool_uses SET subject = first_word(subject) WHERE subject IS NOT NULL",
-        "UPDATE tool_calls SET skill = first_word(skill) WHERE skill IS NOT NULL",
+        "UPDATE tool_uses SET subject = kept_subject(name, subject) WHERE subject IS NOT NULL",
+        "UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL",
         "UPDATE agents SET description = NULL",
         "INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM sessions",
         "INSERT INTO meta VALUES ('text_is_off', '1')",

@@ -26,6 +26,7 @@ from .record import (
     ToolResult,
     ToolUse,
     decode,
+    decode_edit,
     fit,
     to_json,
 )
@@ -61,6 +62,8 @@ _TEXT = {
 }
 # Tools whose calls name what they are for.
 _WITH_SUBJECT = ("Task", "Agent", "Skill", "SlashCommand")
+# Tools that change a file.
+EDITS = ("Edit", "MultiEdit", "Write", "NotebookEdit")
 _CONTEXT_TEXTS = 11
 # How the type of a subagent is known, best first.
 FROM_META, FROM_RECORD, FROM_CALL = 0, 1, 2
@@ -404,7 +407,11 @@ class Parser:
 
     def _tool_use(self, identity: int, session: str, owner_rank: int, item: ToolUse) -> int:
         call_id = self._call(item.id, session)
-        subject = _subject(item.input) if item.name in _WITH_SUBJECT else None
+        subject = None
+        if item.name in EDITS:
+            subject = _edited(item.input)
+        elif item.name in _WITH_SUBJECT:
+            subject = _subject(item.input)
         self._batch.tool_uses.append((call_id, identity, item.id, item.name, subject, owner_rank))
         return call_id
 
@@ -475,6 +482,15 @@ def _subject(given: Raw) -> str | None:
     if value.__class__ is not dict:
         return None
     return _text(value.get("subagent_type")) or _text(value.get("skill")) or _text(value.get("command"))
+
+
+def _edited(given: Raw) -> str | None:
+    """The file that a tool changes: only its path is decoded, beside it stands what is written."""
+    try:
+        found = decode_edit(given)
+    except UNDECODABLE:
+        return None
+    return found.file_path or found.notebook_path or None
 
 
 def _result_bytes(content: str | list[ResultBlock] | None) -> int:

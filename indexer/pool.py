@@ -10,8 +10,10 @@ from . import transcripts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Sequence
 
+    from .shard import Shard
     from .transcripts import Job, Part
 
 # Parts held between a worker and the writer: each is the rows of up to 4 MiB of a transcript.
@@ -30,8 +32,8 @@ def default_workers(jobs: int, size: int) -> int:
     return 1 if jobs < 8 else 2
 
 
-def run(jobs: Sequence[Job], workers: int | None = None) -> Iterator[Part]:
-    """Reads the transcripts and gives their parts, those of one transcript in order."""
+def run(jobs: Sequence[Job], connection: sqlite3.Connection, workers: int | None = None) -> Iterator[Part | Shard]:
+    """Reads the transcripts and gives their parts, those of one transcript in order; in bulk, shards of the index."""
     size = sum(job.found.size - job.offset for job in jobs)
     count = min(workers or default_workers(len(jobs), size), len(jobs))
     cores = os.cpu_count() or 1
@@ -39,9 +41,9 @@ def run(jobs: Sequence[Job], workers: int | None = None) -> Iterator[Part]:
         for job in jobs:
             yield from transcripts.read(job)
     elif cores > 1 and size >= BULK:
-        from . import processes
+        from . import processes, shard
 
-        yield from processes.run(jobs, min(count, cores))
+        yield from processes.run(jobs, min(count, cores), shard.Blueprint(connection))
     else:
         yield from _threads(jobs, count)
 

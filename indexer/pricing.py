@@ -92,7 +92,7 @@ def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> N
         # A newer cm may know more spellings.
         named = [(prices.canonical(name), model_id) for model_id, name in models]
         connection.executemany("UPDATE models SET canonical = ? WHERE id = ?", named)
-        accounting.reprice(connection)
+        accounting.price_days(connection)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('prices', ?)", (stamp,))
 
     transaction(connection, replace)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .parser import TEXT_DROPPED
+from .digest import digest_text
+from .parser import EDITS, TEXT_DROPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Tombstones:
         if self._all:
             _drop(batch, self._all)
             if part.state[0] in self._names:
-                part.state = (None, *part.state[1:])
+                part.state, part.is_forgotten = (None, *part.state[1:]), True
         contexts = {row[0] for row in batch.contexts.values() if row[1] in self._text}
         drop_text(batch, {row[0] for row in batch.records if row[4] in contexts}, self._text)
 
@@ -54,13 +55,15 @@ def drop_text(batch: Batch, records: Container[int] = EVERYTHING, sessions: Cont
     batch.passages = [row for row in batch.passages if row[0] not in records]
     batch.agents = [(*row[:3], None, row[4]) if row[0] in sessions else row for row in batch.agents]
     batch.tool_uses = [
-        (*row[:4], first_word(row[4]), row[5]) if row[4] is not None and row[1] in records else row
+        (*row[:4], kept_subject(row[3], row[4]), row[5]) if row[4] is not None and row[1] in records else row
         for row in batch.tool_uses
     ]
 
 
-def first_word(subject: str) -> str:
-    """A subagent type, a skill, or a slash command without what it was given."""
+def kept_subject(tool: str, subject: str) -> str:
+    """A subagent type, a skill, or a slash command without what it was given; a file without its name."""
+    if tool in EDITS:
+        return f"{digest_text(subject):016x}"
     return next(iter(subject.split(None, 1)), "")
 
 

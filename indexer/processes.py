@@ -1,7 +1,7 @@
 """Worker processes for a bulk load: parsing holds the GIL, so only processes use more than one core for it.
 
-A worker is a fresh interpreter that talks over two pipes. It holds neither the lock nor the index, and ends with its
-parent: its pipes are shared with nobody else, so they close when the parent dies, however it dies.
+A worker is a fresh interpreter that talks over two pipes, and builds shards. It holds neither the lock nor the index,
+and ends with its parent: its pipes are shared with nobody else, so they close when the parent dies, however it dies.
 """
 
 from __future__ import annotations
@@ -9,32 +9,35 @@ from __future__ import annotations
 import os
 import pickle
 import selectors
+import sqlite3
 import subprocess
 import sys
 from collections import deque
 from contextlib import suppress
 
-from . import transcripts
-from .transcripts import Job, Part
+from . import shard
+from .transcripts import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .shard import Blueprint, Shard
+    from .transcripts import Job
+
 _LENGTH = 8
-# One job to read while the answer to another is on its way.
-_AHEAD = 2
 _READ = 1 << 20
 
 
-def run(jobs: Sequence[Job], count: int) -> Iterator[Part]:
-    """Parts of the transcripts, read by that many processes; the largest transcripts first."""
-    todo = deque(sorted(jobs, key=lambda job: job.offset - job.found.size))
+def run(jobs: Sequence[Job], count: int, blueprint: Blueprint) -> Iterator[Shard | Part]:
+    """Shards of the transcripts, built by that many processes; a Part for what one died of."""
+    todo = deque(_packs(jobs))
     workers: list[_Worker] = []
     selector = selectors.DefaultSelector()
 
-    def start(left: Sequence[Job] = ()) -> None:
-        worker = _Worker([*left, *(todo.popleft() for _ in range(min(len(todo), _AHEAD - len(left))))])
+    def start() -> None:
+        worker = _Worker(blueprint)
+        worker.send(todo.popleft())
         workers.append(worker)
         selector.register(worker.output, selectors.EVENT_READ, worker)
 
@@ -44,25 +47,46 @@ def run(jobs: Sequence[Job], count: int) -> Iterator[Part]:
         while selector.get_map():
             for key, _ in selector.select():
                 worker: _Worker = key.data
-                for part in worker.receive():
-                    yield part
-                    if part.is_last and todo and not worker.is_gone:
-                        worker.send(todo.popleft())
-                if worker.is_gone or not worker.jobs:
+                found = worker.receive()
+                if worker.is_gone:
                     selector.unregister(key.fileobj)
                     worker.stop()
                     if worker.jobs:
-                        start(list(worker.jobs))
+                        todo.appendleft(worker.jobs)
+                    if todo:
+                        start()
+                elif worker.is_idle:
+                    # Before its shard is taken over, so that it has something to do meanwhile.
+                    if todo:
+                        worker.send(todo.popleft())
+                    else:
+                        selector.unregister(key.fileobj)
+                        worker.stop()
+                yield from found
     finally:
         selector.close()
         for worker in workers:
             worker.stop()
 
 
+def _packs(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs that make a shard each, in the order of their ids: neighbours are often of one session."""
+    pack: list[Job] = []
+    size = 0
+    for job in sorted(jobs, key=lambda job: job.file_id):
+        pack.append(job)
+        size += job.found.size - job.offset
+        if size >= shard.BYTES:
+            yield pack
+            pack, size = [], 0
+    if pack:
+        yield pack
+
+
 class _Worker:
     """The parent's end of a worker."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, blueprint: Blueprint) -> None:
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
@@ -76,35 +100,60 @@ class _Worker:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self.output = self._process.stdin, self._process.stdout
         self._received = bytearray()
-        self.jobs: deque[Job] = deque()
+        self._pack: list[Job] = []
+        self._reading = 0
+        self.jobs: list[Job] = []  # of a worker that is gone: what another must read
+        self.is_idle = False
         self.is_gone = False
-        for job in jobs:
-            self.send(job)
+        self._write(blueprint)
 
-    def send(self, job: Job) -> None:
-        """Gives it a transcript to read, behind those it already has."""
-        self.jobs.append(job)
+    def send(self, jobs: list[Job]) -> None:
+        """Gives it transcripts to read. Only while it is idle: two that write to each other wait for ever."""
+        self._pack, self._reading, self.is_idle = jobs, 0, False
+        self._write(jobs)
+
+    def _write(self, value: object) -> None:
         with suppress(BrokenPipeError):  # that it is gone shows at the other pipe
-            self._input.write(_frame(job))
+            data = memoryview(_frame(value))
+            while data:
+                data = data[self._input.write(data) :]
 
-    def receive(self) -> Iterator[Part]:
-        """The parts that have come in whole; of a worker that is gone, the failure of what it was reading."""
+    def receive(self) -> list[Shard | Part]:
+        """The shards that have come in whole; of a worker that is gone, the failure of what it was reading."""
         data = os.read(self.output.fileno(), _READ)
         self._received += data
+        found: list[Shard | Part] = []
         while len(self._received) >= _LENGTH:
             end = _LENGTH + int.from_bytes(self._received[:_LENGTH])
             if len(self._received) < end:
                 break
-            part: Part = pickle.loads(self._received[_LENGTH:end])
+            self._take(pickle.loads(self._received[_LENGTH:end]), found)
             del self._received[:end]
-            part.job = self.jobs.popleft() if part.is_last else self.jobs[0]
-            yield part
         if not data:
             self.is_gone = True
-            if self.jobs:
-                part = Part(self.jobs.popleft())
-                part.error = f"its reader ended early (exit {self._process.wait()})"
-                yield part
+            if self._pack:
+                found.append(self._failure())
+        return found
+
+    def _take(self, told: object, found: list[Shard | Part]) -> None:
+        if isinstance(told, int):
+            self._reading = told
+        elif isinstance(told, str):
+            raise sqlite3.OperationalError(told)
+        elif isinstance(told, shard.Shard):
+            for part in told.parts:
+                part.job = next(job for job in self._pack if job.file_id == part.job.file_id)
+            found.append(told)
+        else:
+            self._pack, self.is_idle = [], True
+
+    def _failure(self) -> Part:
+        """Why the transcript that it was reading is not; of the others, what was not stored in part is read again."""
+        failed = self._pack[self._reading]
+        self.jobs = [job for job in self._pack if job is not failed and not job.has_begun]
+        part = Part(failed)
+        part.error = f"its reader ended early (exit {self._process.wait()})"
+        return part
 
     def stop(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
@@ -119,16 +168,28 @@ def _frame(value: object) -> bytes:
 
 
 def serve() -> None:
-    """The worker: reads jobs from stdin and writes parts to stdout until there are no more, or nobody wants them."""
+    """The worker: reads packs of jobs from stdin and writes shards to stdout until there are no more."""
     import gc
 
     gc.disable()
     source, target = os.fdopen(os.dup(0), "rb"), os.dup(1)
+
+    def read() -> object:
+        length = source.read(_LENGTH)
+        return pickle.loads(source.read(int.from_bytes(length))) if length else None
+
+    def write(value: object) -> None:
+        data = memoryview(_frame(value))
+        while data:
+            data = data[os.write(target, data) :]
+
     with suppress(BrokenPipeError, KeyboardInterrupt):  # its parent is gone, or tells of the interrupt itself
-        while length := source.read(_LENGTH):
-            job: Job = pickle.loads(source.read(int.from_bytes(length)))
-            for part in transcripts.read(job):
-                del part.job  # the parent has it
-                data = memoryview(_frame(part))
-                while data:
-                    data = data[os.write(target, data) :]
+        blueprint: Blueprint = read()  # type: ignore[assignment]
+        while (jobs := read()) is not None:
+            try:
+                for built in shard.build(blueprint, jobs, write):  # type: ignore[arg-type]
+                    write(built)
+            except sqlite3.Error as error:
+                write(f"{error} (in a shard beside it)")
+                return
+            write(None)

@@ -191,7 +191,15 @@ class Record(Struct, gc=False, rename="camel"):
     pr_url: Text = None
 
 
+class Edit(Struct, gc=False):
+    """The input of a tool that changes a file."""
+
+    file_path: Text = None
+    notebook_path: Text = None
+
+
 decode = msgspec.json.Decoder(Record).decode
+decode_edit = msgspec.json.Decoder(Edit).decode
 # What `decode` raises: not JSON, not of these types, not UTF-8, nested too deeply.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Numbers stay as they were written: some are strings.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .archive import Archive
     from .transcripts import Job
+    from .writer import Writer
 
     # Called with bytes read and bytes to read.
     Progress = Callable[[int, int], None]
@@ -186,7 +187,7 @@ def _refresh(
     writer.mark_checked(plan.checked)
     writer.mark_gone(plan.gone)
     writer.mark_failed(plan.failed)
-    is_complete = _read(plan.jobs, writer, workers, progress, is_stopped)
+    is_complete = _read(plan.jobs, connection, writer, workers, progress, is_stopped)
     summary.phases["parse"] = clock.lap()
     if is_complete:
         writer.finish()
@@ -357,7 +358,8 @@ def _is_unfinished(connection: sqlite3.Connection) -> bool:
 
 def _read(
     jobs: list[Job],
-    writer: Any,
+    connection: sqlite3.Connection,
+    writer: Writer,
     workers: int | None,
     progress: Progress | None,
     is_stopped: Callable[[], bool] | None,
@@ -366,13 +368,17 @@ def _read(
     if not jobs:
         return True
     from .pool import run
+    from .shard import Shard
 
     total = sum(job.found.size - job.offset for job in jobs)
     done = 0
     with _without_collector():
-        for part in run(jobs, workers):
-            writer.add(part)
-            done += part.bytes_read
+        for read in run(jobs, connection, workers):
+            if isinstance(read, Shard):
+                writer.take(read)
+            else:
+                writer.add(read)
+            done += read.bytes_read
             if progress is not None:
                 progress(done, total)
             if is_stopped is not None and is_stopped():

@@ -59,6 +59,11 @@ else:
     )
 
 DAY = 86_400_000
+# What `session_facts` counts.
+FACTS = (
+    "turns", "tools", "tool_errors", "files", "pull_requests", "compactions", "interruptions", "api_errors",
+    "model_changes",
+)  # fmt: skip
 EVERYTHING = Query()
 
 # A sum of costs is that of the part that has a price, and NULL only where nothing has one.
@@ -113,11 +118,13 @@ LEFT JOIN (
     CROSS JOIN records AS r ON r.id = y.record_id
     CROSS JOIN contexts AS x ON x.id = r.context_id AND x.session_id <> o.session_id
   )
-  SELECT c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others
+  SELECT
+    c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others,
+    json_group_array(DISTINCT e.session_id) FILTER (WHERE c.is_copy) AS origins
   FROM (
-    SELECT id, owner_id AS session_id, other_id FROM copies
+    SELECT id, owner_id AS session_id, other_id, 0 AS is_copy FROM copies
     UNION ALL
-    SELECT id, other_id, owner_id FROM copies
+    SELECT id, other_id, owner_id, 1 FROM copies
   ) AS c
   JOIN sessions AS e ON e.id = c.other_id
   GROUP BY c.session_id
@@ -208,12 +215,14 @@ REPORTS = {
             _LAST_AT,
             "coalesce(h.responses, 0) AS shared_responses",
             "coalesce(h.others, '[]') AS shared_with",
+            "coalesce(h.origins, '[]') AS forked_from",
+            *(f"k.{name[:-1]}_count AS {name}" for name in FACTS),
         ],
         "u.session_id",
         order="max(u.at), 1",
         is_timeline=True,
         omits=("sessions",),
-        joins=_OF_SESSION + _SHARED,
+        joins=f"{_OF_SESSION}\nLEFT JOIN session_facts AS k ON k.session_id = u.session_id{_SHARED}",
     ),
     "projects": _ranking(
         "project_usage",
@@ -370,7 +379,7 @@ def break_down(connection: sqlite3.Connection, report: Report, query: Query, fou
 def _readable(row: Row) -> Row:
     """Lists as lists and truth as truth, as JSON has them."""
     for name, value in row.items():
-        if name in ("models", "shared_with"):
+        if name in ("models", "shared_with", "forked_from"):
             row[name] = sorted(json.loads(value))
         elif name.startswith("is_"):
             row[name] = bool(value)

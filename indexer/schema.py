@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Migrations
 
 # How many migrations there are. Known here so that opening a current index imports nothing to find out.
-VERSION = 4
+VERSION = 6
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _DERIVED = ("responses", "tool_calls", "sessions")
@@ -38,6 +38,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Brings tables, views and indexes up to date. The caller holds the refresh lock."""
     if version(connection) < VERSION:
         _apply_migrations(connection)
+        if _meta(connection, "is_loading") is None:
+            for of_derived in (False, True):
+                create_indexes(connection, of_derived)
     stamp = _stamp()
     if _meta(connection, "views") != stamp:
         _replace_views(connection, stamp)
@@ -77,6 +80,11 @@ def _apply_migrations(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         is_new = version(connection) == 0
+        # A table that a view names can't be replaced; they are all made again afterwards.
+        for (view,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall():
+            connection.execute(f"DROP VIEW {view}")
+        if not is_new:
+            connection.execute("DELETE FROM meta WHERE key = 'views'")
         load_migrations().apply(Database(connection, execute_plugins=False))
         if is_new:
             # From its first moment on, so that no report shows an index that nothing is in yet.

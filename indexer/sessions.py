@@ -116,19 +116,63 @@ LIMIT 1
 
 
 def about(connection: sqlite3.Connection, session: int) -> Row:
-    """What a session was, with the sums of what it owns."""
-    sql = """
-SELECT s.session_id, p.path AS project, s.title, s.first_at, s.last_at
-FROM sessions AS s LEFT JOIN projects AS p ON p.id = s.project_id
+    """What a session was: its row of the view `conversations`, what it led to, how it is resumed, and what it used.
+
+    `changed_files, pull_request_urls, models` (of the main conversation, in their order), `forked_from` and `forks`
+    (sessions that it repeats, or that repeat it) are lists; the sums are of what it owns, as the reports have them.
+    """
+    (row,) = fetch_dicts(connection, _CONVERSATION, (session,))
+    for name, sql in _LISTS.items():
+        row[name] = [value for (value,) in connection.execute(sql, (session,))]
+    how = resumes(connection, [session]).get(session, NO_RESUME)
+    spent = f"{SPENT.partition('WHERE')[0]} WHERE r.session_id = ?"
+    return {**row, **how, **sums(fetch_dicts(connection, spent, (session,)))}
+
+
+_CONVERSATION = """
+SELECT v.*
+FROM sessions AS s JOIN conversations AS v ON v.session_id = s.session_id
 WHERE s.id = ?
 """
-    (row,) = fetch_dicts(connection, sql, (session,))
-    spent = f"{SPENT.partition('WHERE')[0]} WHERE r.session_id = ?"
-    row["first_at"], row["last_at"] = (
-        None if row[name] is None else iso(row[name]) for name in ("first_at", "last_at")
-    )
-    how = resumes(connection, [session]).get(session, NO_RESUME)
-    return {**row, **how, **sums(fetch_dicts(connection, spent, (session,)))}
+_LISTS = {
+    "changed_files": """
+SELECT f.path
+FROM sessions AS s JOIN changed_files AS f ON f.session_id = s.session_id
+WHERE s.id = ? ORDER BY f.path
+""",
+    "pull_request_urls": """
+SELECT DISTINCT r.text
+FROM contexts AS c
+JOIN records AS r ON r.context_id = c.id
+JOIN record_types AS t ON t.id = r.type_id
+WHERE c.session_id = ? AND t.type = 'pr-link' AND r.text IS NOT NULL
+ORDER BY r.at
+""",
+    "models": """
+SELECT m.name
+FROM responses AS r JOIN models AS m ON m.id = r.model_id
+WHERE r.session_id = ? AND r.part = 0 AND NOT r.is_sidechain
+GROUP BY m.id ORDER BY min(r.at), m.name
+""",
+    "forked_from": """
+SELECT DISTINCT s.session_id
+FROM contexts AS c
+CROSS JOIN records AS r ON r.context_id = c.id
+CROSS JOIN record_usage AS u ON u.record_id = r.id
+CROSS JOIN responses AS o ON o.id = u.response_id AND o.session_id <> c.session_id
+JOIN sessions AS s ON s.id = o.session_id
+WHERE c.session_id = ? ORDER BY 1
+""",
+    "forks": """
+SELECT DISTINCT s.session_id
+FROM responses AS o
+CROSS JOIN record_usage AS u ON u.response_id = o.id
+CROSS JOIN records AS r ON r.id = u.record_id
+CROSS JOIN contexts AS c ON c.id = r.context_id AND c.session_id <> o.session_id
+JOIN sessions AS s ON s.id = c.session_id
+WHERE o.session_id = ? ORDER BY 1
+""",
+}
 
 
 def resumes(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:

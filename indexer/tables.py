@@ -78,6 +78,12 @@ COLUMNS = {
         Column("project", "Project", PROJECT, least=14, most=24),
         Column("title", "Title", TEXT, least=24, most=60),
         Column("models", "Models", MODELS, 4, least=10, most=24),
+        Column("turns", "Turns", COUNT, 5),
+        Column("tools", "Tools", COUNT, 5),
+        Column("tool_errors", "Errors", COUNT, 6),
+        Column("files", "Files", COUNT, 5),
+        Column("pull_requests", "PRs", COUNT, 6),
+        Column("interruptions", "Stops", COUNT, 6),
         Column("shared_responses", "Shared", COUNT, 4),
         Column("output_tokens", "Output", TOKENS, 1),
         Column("total_tokens", "Total", TOKENS),
@@ -117,11 +123,23 @@ COLUMNS = {
     ),
 }  # fmt: skip
 # What is rare: nothing is shown for none of it, and no column where there is none at all.
-_RARE = {"runs", "shared_responses", "limit_percent", "errors", "error_rate", "web_searches", "web_search_cost_usd"}
+_RARE = {
+    "runs",
+    "shared_responses",
+    "tool_errors",
+    "files",
+    "pull_requests",
+    "interruptions",
+    "limit_percent",
+    "errors",
+    "error_rate",
+    "web_searches",
+    "web_search_cost_usd",
+}
 
 _GAP, _BAR_WIDTH, _LEAST_BAR = 2, 16, 6
 # Tried until it fits: columns up to a rank, numbers shortened.
-_FITS = ((4, False), (3, False), (2, False), (3, True), (2, True), (1, True), (0, True))
+_FITS = ((6, False), (5, False), (4, False), (3, False), (2, False), (3, True), (2, True), (1, True), (0, True))
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 # Not bright black, which some terminals show as black.
 _STYLES = {USD: "green", BAR: "cyan", MODELS: "dim"}

@@ -63,9 +63,11 @@ class Part:
         "batch",
         "bytes_read",
         "chunks",
+        "counts",
         "error",
         "hashes",
         "is_for_archive",
+        "is_forgotten",
         "is_last",
         "is_masked",
         "is_same",
@@ -92,6 +94,14 @@ class Part:
         self.is_same = False
         self.is_masked = False
         self.is_for_archive = False  # the index has it already
+        self.is_forgotten = False  # nothing of its session is to be stored
+        self.counts = (0, 0, 0)  # of the batch once it was taken: lines indexed, records, lines skipped
+
+    def take_batch(self) -> Batch:
+        """The rows, to be stored; the part keeps only how many there were."""
+        batch, self.batch = self.batch, Batch()
+        self.counts = (batch.indexed_lines, len(batch.records), sum(not row[4] for row in batch.skipped))
+        return batch
 
 
 def read(job: Job) -> Iterator[Part]:

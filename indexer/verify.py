@@ -129,7 +129,7 @@ def _compare_responses(
     for response_id, theirs in read.items():
         ours = indexed.pop(response_id, None)
         theirs["owner_path"], theirs["owner_offset"] = theirs.pop("owner")
-        theirs |= zip(_COSTS, charge(theirs) or (None,) * len(_COSTS), strict=True)
+        theirs.update(zip(_COSTS, charge(theirs) or (None,) * len(_COSTS), strict=True))
         if ours is None:
             report.differs(f"response {theirs['key']}: not indexed")
             continue

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 
-from . import accounting, fulltext, prices, schema
+from . import accounting, fulltext, rows, schema, shard
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .privacy import Tombstones
-from .store import display_path, insert
+from .store import display_path
 from .transcripts import Job, Part
 
 TYPE_CHECKING = False
@@ -18,40 +19,13 @@ if TYPE_CHECKING:
 
     from .archive import Archive
     from .discovery import Found
+    from .parser import Batch
     from .refresh import Plan, Summary
+    from .shard import Shard
 
 # A transaction holds at most this much of the transcripts: what a kill may cost, against 5 ms for a commit.
 COMMIT_BYTES = 64 * 1024 * 1024
 
-_SESSION = insert("sessions", "id, session_id")
-_MODEL = insert("models", "id, name, canonical")
-_TYPE = insert("record_types", "id, type, subtype")
-_CONTEXT = insert(
-    "contexts",
-    "id, session_id, cwd, branch, version, entrypoint, agent, agent_type, skill, plugin, mcp_server, mcp_tool,"
-    " is_sidechain, is_background",
-)
-_AGENT = (
-    insert("agents", "session_id, agent, type, description, source", "")
-    + " ON CONFLICT DO UPDATE SET type = excluded.type, description = excluded.description, source = excluded.source"
-    " WHERE (excluded.source, excluded.type) < (source, type)"
-)
-_RECORD = insert(
-    "records",
-    "id, line, length, type_id, context_id, at, flags, uuid, parent_uuid, digest, block, model_id, response_id,"
-    " message_id, request_id, stop_reason, text",
-    "",
-)
-_USAGE = insert(
-    "record_usage",
-    "response_id, record_id, key, part, advised_id, model_id, owner_rank, input_tokens, output_tokens,"
-    " cache_write_tokens, cache_write_1h_tokens, cache_read_tokens, web_searches, flags, stop_reason, recorded_nano",
-    "OR REPLACE",
-)
-_TOOL_USE = insert("tool_uses", "call_id, record_id, tool_use_id, name, subject, owner_rank", "OR REPLACE")
-_TOOL_RESULT = insert("tool_results", "call_id, record_id, is_error, bytes, web_searches, agent", "OR REPLACE")
-_SKIPPED = insert("skipped_lines", "id, line, length, reason, is_partial", "")
-_NEW_FILE = insert("files", "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, replaces", "")
 _CHECKPOINT = """
 UPDATE files SET
   size = ?, mtime_ns = ?, inode = ?, device = ?, checked_ns = ?, offset = ?, head_hash = ?, tail_hash = ?,
@@ -86,6 +60,9 @@ class Writer:
         self._is_loading = self._execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
         self._kept = fulltext.kept(connection)  # None: nobody ever searched
         self._added: list[tuple[int, int]] = []
+        # In a load rows are not touched one by one; nor is it known what a load that was killed had touched.
+        self._has_untouched = self._is_loading and self._next_id > 1
+        shard.remove_left(connection)
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
@@ -98,8 +75,8 @@ class Writer:
         moves = _Moves(plan.moved)
         jobs = [self._continue(found, row) for found, row in plan.grown]
         jobs += [self._again(found, row) for found, row in plan.again]
-        # The largest first, so that no worker is left alone with one at the end; and ids in the order they are stored.
-        for found in sorted(plan.new, key=lambda found: -found.size):
+        # Ids in the order in which they are stored.
+        for found in sorted(plan.new, key=lambda found: found.path):
             path = moves.find(found)
             if path is None:
                 jobs.append(self._new(found, None))
@@ -160,44 +137,69 @@ class Writer:
 
     def add(self, part: Part) -> None:
         """Stores a part; commits when much has come together."""
-        if self._archive is not None:
-            self._archive.add(part)
-        if part.is_for_archive and part.error is None:
+        if not self._is_for_index(part):
             return
         self._tombstones.apply(part)
         self._begin()
+        self._begin_part(part)
         if part.error is not None:
-            self._fail(part)
             return
-        if not part.job.has_begun:
-            part.job.has_begun = True
-            if part.job.is_new:
-                self._start_generation(part.job)
-            else:
-                self._drop_tail(part.job)
-        self._store(part)
+        batch = part.take_batch()
+        rows.add(self._connection, batch)
+        if batch.records:
+            self._note_searchable([(batch.records[0][0], batch.records[-1][0])])
+        self._touch_batch(batch)
         self._move_checkpoint(part)
         self._uncommitted += part.bytes_read
         if self._uncommitted >= COMMIT_BYTES:
             self._commit()
 
+    def take(self, shard_: Shard) -> None:
+        """Takes over a shard that a worker process built; commits."""
+        self.stop()  # SQLite attaches nothing within a transaction
+        self._execute("ATTACH ? AS shard", (shard_.path,))
+        self._begin()
+        parts = [part for part in shard_.parts if self._is_for_index(part)]
+        for part in parts:
+            self._begin_part(part)
+        self._summary.responses_added += shard.copy(self._connection, self._is_loading)
+        accounting.price_days(self._connection, accounting.SHARD_DAYS)
+        self._note_searchable(shard.spans(self._connection))
+        for part in parts:
+            if part.error is None:
+                self._move_checkpoint(part)
+        self._commit()
+        self._execute("DETACH shard")
+        os.unlink(shard_.path)
+
+    def _is_for_index(self, part: Part) -> bool:
+        """Gives the archive what it lacks; whether there is anything else in a part."""
+        if self._archive is not None:
+            self._archive.add(part)
+        return not part.is_for_archive or part.error is not None
+
+    def _begin_part(self, part: Part) -> None:
+        if part.error is not None:
+            self._fail(part)
+        elif not part.job.has_begun:
+            part.job.has_begun = True
+            if part.job.is_new:
+                self._start_generation(part.job)
+            else:
+                self._drop_tail(part.job)
+
     def _fail(self, part: Part) -> None:
         job = part.job
         if job.is_new and job.replaces is None and not job.has_begun:
             # Below any real size, so that it is tried again.
-            self._insert_file(job, -1)
+            rows.add_file(self._connection, job, -1)
         file_id = job.file_id if job.has_begun else job.replaces or job.file_id
         self.mark_failed([(file_id, job.found.path, part.error or "")])
-
-    def _insert_file(self, job: Job, size: int) -> None:
-        found = job.found
-        places = display_path(found.root), display_path(found.path)
-        self._execute(_NEW_FILE, (job.file_id, 1, *places, size, UNFINISHED, 0, PARSER_VERSION, job.replaces))
 
     def _start_generation(self, job: Job) -> None:
         if job.replaces is not None:
             self._execute("UPDATE files SET replaced_at = ? WHERE id = ?", (self._now // 10**6, job.replaces))
-        self._insert_file(job, 0)
+        rows.add_file(self._connection, job, 0)
 
     def _drop_tail(self, job: Job) -> None:
         """Takes away what a final line without its newline gave: it is read again now."""
@@ -240,29 +242,15 @@ class Writer:
         parameters = {"start": file_id << OFFSET_BITS, "end": (file_id + 1) << OFFSET_BITS}
         self._touch("SELECT id FROM records WHERE id >= :start AND id < :end", parameters)
 
-    def _store(self, part: Part) -> None:
-        batch, many = part.batch, self._many
-        many(_SESSION, batch.sessions.items())
-        many(_MODEL, [(key, name, prices.canonical(name)) for key, name in batch.models.items()])
-        many(_TYPE, [(key, *names) for key, names in batch.types.items()])
-        many(_CONTEXT, batch.contexts.values())
-        many(_AGENT, batch.agents)
-        many(_RECORD, batch.records)
-        many(_USAGE, batch.usage)
-        many(_TOOL_USE, batch.tool_uses)
-        many(_TOOL_RESULT, batch.tool_results)
-        many(_SKIPPED, batch.skipped)
-        if self._kept is not None and batch.records:
-            many(fulltext.INSERT, batch.passages)
-            self._added.append((batch.records[0][0], batch.records[-1][0]))
-        if not self._is_loading:
-            responses, calls = {row[0] for row in batch.usage}, {row[0] for row in batch.tool_uses}
-            calls.update(row[0] for row in batch.tool_results)
-            for table, ids in (("responses", responses), ("calls", calls), ("sessions", batch.sessions)):
-                many(f"INSERT OR IGNORE INTO temp.touched_{table} VALUES (?)", [(found,) for found in ids])
-        self._summary.bytes_read += part.bytes_read
-        self._summary.records_added += len(batch.records)
-        self._summary.lines_skipped += sum(not row[4] for row in batch.skipped)
+    def _touch_batch(self, batch: Batch) -> None:
+        if self._is_loading:
+            self._has_untouched = True
+            return
+        responses, calls = {row[0] for row in batch.usage}, {row[0] for row in batch.tool_uses}
+        calls.update(row[0] for row in batch.tool_results)
+        for table, ids in (("responses", responses), ("calls", calls), ("sessions", batch.sessions)):
+            sql = f"INSERT OR IGNORE INTO temp.touched_{table} VALUES (?)"
+            self._many(sql, [(found,) for found in ids])
 
     def _move_checkpoint(self, part: Part) -> None:
         from .digest import digest_text
@@ -271,11 +259,11 @@ class Writer:
         session, first_at, last_at, line_count = part.state
         # Until its last part is stored, the size it is known by is below its real one: it counts as grown.
         size, mtime_ns = (found.size, found.mtime_ns) if part.is_last else (part.offset, UNFINISHED)
-        indexed = part.batch.indexed_lines
+        indexed, records, skipped = part.counts
         hashes = part.hashes or (None, None)
         session_id = None if session is None else digest_text(session)
         if session is not None:
-            self._execute(_SESSION, (session_id, session))
+            self._execute(rows.SESSION, (session_id, session))
         self._execute(
             _CHECKPOINT,
             (
@@ -283,8 +271,10 @@ class Writer:
                 *(part.tail, session_id, first_at, last_at, PARSER_VERSION, part.job.file_id),
             ),
         )
-        if part.is_last:
-            self._summary.files_parsed += 1
+        self._summary.files_parsed += part.is_last
+        self._summary.bytes_read += part.bytes_read
+        self._summary.records_added += records
+        self._summary.lines_skipped += skipped
 
     def _commit(self) -> None:
         if not self._is_loading:
@@ -298,6 +288,10 @@ class Writer:
         if self._archive is not None:
             self._archive.commit()
         self._execute("COMMIT")
+
+    def _note_searchable(self, spans: list[tuple[int, int]]) -> None:
+        if self._kept is not None:
+            self._added += spans
 
     def _index_added(self) -> None:
         """Brings the full-text index up to date, where there is one."""
@@ -323,7 +317,7 @@ class Writer:
             for sql in _EMPTIED:
                 self._execute(sql)
         if was_loading:
-            accounting.touch_all(self._connection)
+            accounting.touch_all(self._connection, only_sessions=not self._has_untouched)
             self._execute("DELETE FROM meta WHERE key = 'is_loading'")
             self._is_loading = False
         self._summary.responses_added += accounting.derive(self._connection)

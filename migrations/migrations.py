@@ -293,10 +293,19 @@ CREATE TABLE zone_offsets ( -- local time of the configured zone
 
 
 @migrations()
-def index_tool_calls_by_time(db: Database) -> None:
-    """The newest tool calls first. An index without any gets this one as all others: after its first load."""
-    if db.execute("SELECT 1 FROM tool_calls LIMIT 1").fetchone():
-        db.execute("CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at)")
+def order_by_record(db: Database) -> None:
+    """What single records say stands in the order of the records: a load appends to it.
+
+    By response or call, rows of a load went to random places, which took longer than to sort them once for an index.
+    """
+    for table, key in (("record_usage", "response_id"), ("tool_uses", "call_id"), ("tool_results", "call_id")):
+        (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", [table]).fetchone()
+        db.execute(f"CREATE TABLE before AS SELECT * FROM {table} ORDER BY record_id")
+        db.execute(f"DROP TABLE {table}")
+        # A table that was renamed would have its name in quotation marks for ever.
+        db.execute(sql.replace(f"PRIMARY KEY ({key}, record_id)", f"PRIMARY KEY (record_id, {key})"))
+        db.execute(f"INSERT INTO {table} SELECT * FROM before")
+        db.execute("DROP TABLE before")
 
 
 @migrations()
@@ -324,3 +333,48 @@ CREATE TABLE passages ( -- what can be searched: messages and, from the first se
 ) STRICT""")
     db.execute("CREATE INDEX passages_record ON passages (record_id)")
     db.execute("CREATE INDEX files_session ON files (session_id)")  # where a session can be resumed
+
+
+@migrations()
+def count_what_happened(db: Database) -> None:
+    """What people ask of a session beside its usage; the parser that gives the files reads transcripts anew."""
+    db.execute("""
+CREATE TABLE session_facts ( -- what happened in a session; derived
+  session_id INTEGER PRIMARY KEY REFERENCES sessions (id), -- session
+  turn_count INTEGER NOT NULL, -- prompts and slash commands that a human typed
+  tool_count INTEGER NOT NULL, -- calls of tools, by subagents too
+  tool_error_count INTEGER NOT NULL, -- of these, failed
+  file_count INTEGER NOT NULL, -- files that were changed by Edit, MultiEdit, Write or NotebookEdit
+  pull_request_count INTEGER NOT NULL, -- pull requests
+  compaction_count INTEGER NOT NULL, -- times the conversation was compacted
+  interruption_count INTEGER NOT NULL, -- times a human stopped it
+  api_error_count INTEGER NOT NULL, -- answers that were an error of the API
+  model_change_count INTEGER NOT NULL -- times the main conversation went on with another model
+) STRICT""")
+    # Of transcripts that are gone there is no other reading. Which files they changed, the index was not told.
+    db.execute("""
+INSERT INTO session_facts
+SELECT
+  s.id, coalesce(r.turns, 0), coalesce(t.tools, 0), coalesce(t.errors, 0), 0, coalesce(r.pull_requests, 0),
+  coalesce(r.compactions, 0), coalesce(r.interruptions, 0), coalesce(r.api_errors, 0), 0
+FROM sessions AS s
+LEFT JOIN (
+  SELECT
+    c.session_id, sum(k.type = 'user' AND k.subtype = 'prompt' AND NOT c.is_sidechain) AS turns,
+    count(DISTINCT CASE k.type WHEN 'pr-link' THEN r.text END) AS pull_requests,
+    sum(k.subtype IS 'compact_boundary' AND NOT c.is_sidechain) AS compactions,
+    sum(k.subtype IS 'interruption') AS interruptions,
+    sum(k.type = 'assistant' AND k.subtype IS 'api_error') AS api_errors
+  FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN record_types AS k ON k.id = r.type_id
+  GROUP BY c.session_id
+) AS r ON r.session_id = s.id
+LEFT JOIN (
+  SELECT session_id, count(*) AS tools, sum(is_error) AS errors FROM tool_calls GROUP BY session_id
+) AS t ON t.session_id = s.id""")
+
+
+@migrations()
+def index_tool_calls_by_time(db: Database) -> None:
+    """The newest tool calls first. An index without any gets this one as all others: after its first load."""
+    if db.execute("SELECT 1 FROM tool_calls LIMIT 1").fetchone():
+        db.execute("CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at)")

@@ -18,6 +18,7 @@ import pytest
 from conftest import clean_environment
 
 from indexer import CmError, pool, processes, refresh
+from indexer.transcripts import Job
 from indexer.writer import Writer
 
 T = TypeVar("T")
@@ -69,9 +70,9 @@ def test_a_worker_that_is_killed_loses_only_the_transcript_it_was_reading(
     monkeypatch.setattr(pool, "BULK", 0)
     send, sent = processes._Worker.send, []
 
-    def send_and_kill(worker: processes._Worker, job: object) -> None:
-        send(worker, job)  # type: ignore[arg-type]
-        sent.append(job)
+    def send_and_kill(worker: processes._Worker, jobs: list[Job]) -> None:
+        send(worker, jobs)
+        sent.append(jobs)
         if len(sent) == 1:
             worker._process.send_signal(signal.SIGKILL)
 
@@ -129,6 +130,7 @@ def test_a_writer_that_fails_leaves_no_reader_behind(history: builders.Home, mon
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Writer, "add", fail)
+    monkeypatch.setattr(Writer, "take", fail)
     for bulk in (0, 1 << 40):
         monkeypatch.setattr(pool, "BULK", bulk)
         with pytest.raises(CmError, match="disk is full"):

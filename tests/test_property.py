@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger import another_home, forget, rows
 
-from indexer import prices, refresh
+from indexer import pool, prices, refresh, shard
+from indexer.transcripts import Job
 
 Record: TypeAlias = dict[str, Any]
 Row: TypeAlias = dict[str, Any]
@@ -588,10 +590,26 @@ def grow(root: Path, files: dict[str, bytes], cuts: Sequence[tuple[int, float, b
         if length > lengths[path]:
             lengths[path] = length
             put(root, path, files[path][:length])
-            refresh(paths=[str(root / "projects" / path)] if is_alone else (), workers=workers)
+            index(workers, [str(root / "projects" / path)] if is_alone else ())
     for path in paths:
         put(root, path, files[path])
-    refresh(workers=cuts[0][3])
+    index(cuts[0][3])
+
+
+def index(workers: int, paths: Sequence[str] = ()) -> None:
+    """Refreshes, with two workers in shards of a transcript each, as processes make them of many."""
+    if workers != 2:
+        refresh(paths=paths, workers=workers)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "run", in_shards)
+        refresh(paths=paths)
+
+
+def in_shards(jobs: Sequence[Job], connection: sqlite3.Connection, _: int | None) -> Iterator[shard.Shard]:
+    blueprint = shard.Blueprint(connection)
+    for job in jobs:
+        yield from shard.build(blueprint, [job], lambda _: None)
 
 
 def put(root: Path, path: str, data: bytes) -> None:

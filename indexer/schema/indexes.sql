@@ -8,10 +8,10 @@ CREATE INDEX IF NOT EXISTS files_replaces ON files (replaces) WHERE replaces IS 
 CREATE INDEX IF NOT EXISTS records_uuid ON records (uuid) WHERE uuid IS NOT NULL;
 -- The newest records.
 CREATE INDEX IF NOT EXISTS records_at ON records (at);
--- Which numbers a record gave, when it is read again.
-CREATE INDEX IF NOT EXISTS record_usage_record ON record_usage (record_id);
-CREATE INDEX IF NOT EXISTS tool_uses_record ON tool_uses (record_id);
-CREATE INDEX IF NOT EXISTS tool_results_record ON tool_results (record_id);
+-- Which records a response or a tool call is derived from.
+CREATE INDEX IF NOT EXISTS record_usage_response ON record_usage (response_id);
+CREATE INDEX IF NOT EXISTS tool_uses_call ON tool_uses (call_id);
+CREATE INDEX IF NOT EXISTS tool_results_call ON tool_results (call_id);
 -- An advisor's calls, when their response changes.
 CREATE INDEX IF NOT EXISTS record_usage_advised ON record_usage (advised_id) WHERE advised_id IS NOT NULL;
 -- Usage by time, and of a session.

@@ -233,6 +233,16 @@ SELECT
   strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
   coalesce(h.responses, 0) AS shared_responses,
   coalesce(h.others, '[]') AS shared_with,
+  coalesce(h.origins, '[]') AS forked_from,
+  k.turn_count AS turns,
+  k.tool_count AS tools,
+  k.tool_error_count AS tool_errors,
+  k.file_count AS files,
+  k.pull_request_count AS pull_requests,
+  k.compaction_count AS compactions,
+  k.interruption_count AS interruptions,
+  k.api_error_count AS api_errors,
+  k.model_change_count AS model_changes,
   sum(u.input_tokens) AS input_tokens,
   sum(u.output_tokens) AS output_tokens,
   sum(u.cache_creation_tokens) AS cache_creation_tokens,
@@ -247,6 +257,7 @@ FROM local_usage AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
+LEFT JOIN session_facts AS k ON k.session_id = u.session_id
 LEFT JOIN (
   WITH copies AS (
     SELECT DISTINCT o.id AS id, o.session_id AS owner_id, x.session_id AS other_id
@@ -262,11 +273,13 @@ LEFT JOIN (
     CROSS JOIN records AS r ON r.id = y.record_id
     CROSS JOIN contexts AS x ON x.id = r.context_id AND x.session_id <> o.session_id
   )
-  SELECT c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others
+  SELECT
+    c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others,
+    json_group_array(DISTINCT e.session_id) FILTER (WHERE c.is_copy) AS origins
   FROM (
-    SELECT id, owner_id AS session_id, other_id FROM copies
+    SELECT id, owner_id AS session_id, other_id, 0 AS is_copy FROM copies
     UNION ALL
-    SELECT id, other_id, owner_id FROM copies
+    SELECT id, other_id, owner_id, 1 FROM copies
   ) AS c
   JOIN sessions AS e ON e.id = c.other_id
   GROUP BY c.session_id
@@ -597,3 +610,38 @@ FROM passages AS p
 JOIN records AS r ON r.id = p.record_id
 JOIN contexts AS c ON c.id = r.context_id
 JOIN record_types AS t ON t.id = r.type_id;
+
+-- One row per session: what it was, in plain words, also where nothing of it is billed to it.
+CREATE VIEW conversations AS
+SELECT
+  s.session_id AS session_id,
+  p.path AS project,
+  s.title AS title,
+  strftime('%Y-%m-%dT%H:%M:%fZ', s.first_at / 1000.0, 'unixepoch') AS first_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', s.last_at / 1000.0, 'unixepoch') AS last_at,
+  s.record_count AS records,
+  f.turn_count AS turns,
+  f.tool_count AS tools,
+  f.tool_error_count AS tool_errors,
+  f.file_count AS files,
+  f.pull_request_count AS pull_requests,
+  f.compaction_count AS compactions,
+  f.interruption_count AS interruptions,
+  f.api_error_count AS api_errors,
+  f.model_change_count AS model_changes
+FROM sessions AS s
+LEFT JOIN projects AS p ON p.id = s.project_id
+LEFT JOIN session_facts AS f ON f.session_id = s.id;
+
+-- One row per session and file that its tools changed.
+CREATE VIEW changed_files AS
+SELECT
+  s.session_id AS session_id,
+  u.subject AS path,
+  count(*) AS changes,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(t.started_at) / 1000.0, 'unixepoch') AS last_at
+FROM sessions AS s
+JOIN tool_calls AS t ON t.session_id = s.id
+JOIN tool_uses AS u ON u.call_id = t.id AND u.record_id = t.record_id
+WHERE t.name IN ('Edit', 'MultiEdit', 'Write', 'NotebookEdit') AND u.subject IS NOT NULL
+GROUP BY s.id, u.subject;
