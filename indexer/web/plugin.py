@@ -99,6 +99,11 @@ def prepare_connection(conn: sqlite3.Connection, database: str, datasette: Datas
 
 
 @hookimpl
+def extra_css_urls(datasette: Datasette) -> list[str]:
+    return [datasette.urls.path(endpoints.static_url("datasette.css"))] if served.find(datasette) is not None else []
+
+
+@hookimpl
 def menu_links(datasette: Datasette) -> list[dict[str, str]]:
     return [{"href": datasette.urls.instance(), "label": "cm"}] if served.find(datasette) is not None else []
 
