@@ -147,6 +147,17 @@ def test_a_chart_says_what_is_under_the_pointer(visit: Visit, web: Server):
     expect(page.locator("#daily svg .tip")).to_contain_text("$")
 
 
+@pytest.mark.parametrize("zone", ["America/Los_Angeles", "Pacific/Auckland"])
+def test_a_day_is_that_of_the_index_wherever_the_browser_is(visit: Visit, web: Server, zone):
+    page = visit(f"{web.url}/?since=2026-11-19&until=2026-11-19", timezone_id=zone)
+    assert "Thu, Nov 19, 2026" in page.locator("#totals h2").inner_text()
+    box = page.locator("#daily svg").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#daily svg .tip")).to_contain_text("Thu, Nov 19, 2026")
+    page.locator("#daily summary").click()
+    expect(page.locator("#daily tbody th").first).to_have_text("2026-11-19")
+
+
 def test_the_running_block_shows_how_long_it_goes_on(visit: Visit, served: Server, home: Home, db):
     write(home.transcript(), [assistant(timestamp=at(minutes=9)), assistant(timestamp=at(minutes=2))])
     refresh(db=str(db))

@@ -7,7 +7,7 @@ import sqlite3
 
 import click
 
-from .. import config
+from .. import completion, config
 from ..cli import index_options, refresh_option, say
 from ..errors import CmError
 from ..store import explain
