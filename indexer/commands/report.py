@@ -23,9 +23,22 @@ if TYPE_CHECKING:
 @click.option("-s", "--since", metavar="DAY", help="First day; else the last 30 days. `all` is everything.")
 @click.option("-u", "--until", metavar="DAY", help="Last day.")
 @click.option(
-    "-p", "--project", "projects", multiple=True, metavar="PROJECT", help="Only that project; may be repeated."
+    "-p",
+    "--project",
+    "projects",
+    multiple=True,
+    metavar="TEXT",
+    shell_complete=completion.projects,
+    help="Only that project; may be repeated.",
 )
-@click.option("--model", "models", multiple=True, metavar="MODEL", help="Only that model; may be repeated.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="TEXT",
+    shell_complete=completion.models,
+    help="Only that model, else those with that in their name; may be repeated.",
+)
 @click.option("-z", "--timezone", metavar="ZONE", help="Days of that zone, such as Europe/Berlin.")
 @click.option("--no-text", is_flag=True, help="Leave out the titles of sessions: they are prompts, or made from them.")
 @click.option("--no-paths", is_flag=True, help="Name projects by the last part of their paths.")
