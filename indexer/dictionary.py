@@ -25,7 +25,8 @@ else:
     Relation = namedtuple("Relation", "about columns")
 
 _TABLE = re.compile(r"^CREATE TABLE \w+ \( -- (.*)$", re.MULTILINE)
-_COLUMN = re.compile(r"^  (\w+) .+?,? -- (.*)$", re.MULTILINE)
+# A column that was added later stands behind the comma.
+_COLUMN = re.compile(r"^(?:  |, )(\w+) .+?,? -- (.*)$", re.MULTILINE)
 _VIEW = re.compile(r"((?:^-- .*\n)+)CREATE VIEW (\w+) AS", re.MULTILINE)
 
 

@@ -117,9 +117,12 @@ class Guard:
         self._base = base.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
+        elif scope["type"] == "http":  # a WebSocket gets no answer: there is none
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["path"]).removeprefix(self._base) or "/"
         send = self._with_headers(path, send)
         if not self._is_ours(_values(scope, b"host")):
