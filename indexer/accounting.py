@@ -7,12 +7,13 @@ collected in temporary tables while rows are stored; the same transaction derive
 
 from __future__ import annotations
 
-from . import facts
+from . import session_facts
 from .digest import digest_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Mapping
 
 _TYPES = {
     "prompt": digest_text("user", "prompt"),
@@ -20,6 +21,10 @@ _TYPES = {
     "custom_title": digest_text("custom-title", None),
     "summary": digest_text("summary", None),
 }
+
+# What single records say, in rows that name them.
+BY_RECORD = ("record_usage", "tool_uses", "tool_results")
+_NOTHING: Mapping[str, int] = {}
 
 TOUCHED = """
 CREATE TEMP TABLE IF NOT EXISTS touched_responses (id INTEGER PRIMARY KEY);
@@ -104,7 +109,8 @@ SELECT {id}, record_id, owner_rank FROM (
   SELECT
     u.{id}, u.record_id, u.owner_rank,
     row_number() OVER (
-      PARTITION BY u.{id} ORDER BY s.session_id, h.name, f.path, u.record_id & 1099511627775, u.record_id
+      PARTITION BY u.{id}
+      ORDER BY s.session_id, h.name, h.user, f.path, u.record_id & 1099511627775, u.record_id
     ) AS n
   FROM temp.owners AS o
   CROSS JOIN {table} AS u ON u.{id} = o.id AND u.owner_rank = o.owner_rank
@@ -189,8 +195,9 @@ UPDATE sessions SET
     (
       SELECT r.text
       FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      JOIN hosts AS h ON h.id = f.host_id
       WHERE c.session_id = sessions.id AND r.type_id IN (:ai_title, :custom_title) AND r.text IS NOT NULL
-      ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
+      ORDER BY r.at DESC, h.name DESC, h.user DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
     ),
     (
       SELECT r.text
@@ -201,8 +208,9 @@ UPDATE sessions SET
     (
       SELECT substr(r.text, 1, 200)
       FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      JOIN hosts AS h ON h.id = f.host_id
       WHERE c.session_id = sessions.id AND r.type_id = :prompt AND NOT c.is_sidechain AND r.text IS NOT NULL
-      ORDER BY r.at, f.path, r.id & 1099511627775, r.id LIMIT 1
+      ORDER BY r.at, h.name, h.user, f.path, r.id & 1099511627775, r.id LIMIT 1
     )
   )
 FROM (
@@ -224,17 +232,18 @@ SELECT session_id, cwd, path FROM (
     c.session_id, c.cwd, f.path,
     row_number() OVER (
       PARTITION BY c.session_id
-      ORDER BY c.cwd IS NULL, c.is_sidechain, r.at, f.path, r.id & 1099511627775, r.id
+      ORDER BY c.cwd IS NULL, c.is_sidechain, r.at, h.name, h.user, f.path, r.id & 1099511627775, r.id
     ) AS n
   FROM contexts AS c
   JOIN records AS r ON r.id = (
     SELECT x.id
-    FROM records AS x JOIN files AS g ON g.id = x.id >> 40
+    FROM records AS x JOIN files AS g ON g.id = x.id >> 40 JOIN hosts AS k ON k.id = g.host_id
     WHERE x.context_id = c.id
-    ORDER BY x.at, g.path, x.id & 1099511627775, x.id
+    ORDER BY x.at, k.name, k.user, g.path, x.id & 1099511627775, x.id
     LIMIT 1
   )
   JOIN files AS f ON f.id = r.id >> 40
+  JOIN hosts AS h ON h.id = f.host_id
   WHERE c.session_id IN (SELECT id FROM temp.touched_sessions)
 )
 WHERE n = 1
@@ -249,13 +258,39 @@ def touch_all(connection: sqlite3.Connection, only_sessions: bool = False) -> No
         connection.execute("INSERT OR IGNORE INTO temp.touched_calls SELECT call_id FROM tool_uses")
 
 
+def touch(connection: sqlite3.Connection, records: str, parameters: Mapping[str, int] = _NOTHING) -> None:
+    """Marks what the records that a query names are part of."""
+    for touched, column, table in (
+        ("responses", "response_id", "record_usage"),
+        ("calls", "call_id", "tool_uses"),
+        ("calls", "call_id", "tool_results"),
+    ):
+        connection.execute(
+            f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT {column} FROM {table} WHERE record_id IN ({records})",
+            parameters,
+        )
+    connection.execute(
+        "INSERT OR IGNORE INTO temp.touched_sessions SELECT c.session_id FROM records AS r"
+        f" JOIN contexts AS c ON c.id = r.context_id WHERE r.id IN ({records})",
+        parameters,
+    )
+
+
+def forget(connection: sqlite3.Connection, records: str, parameters: Mapping[str, int] = _NOTHING) -> None:
+    """Deletes the rows of the records that a query names, and marks what they were part of."""
+    touch(connection, records, parameters)
+    for table in BY_RECORD:
+        connection.execute(f"DELETE FROM {table} WHERE record_id IN ({records})", parameters)
+    connection.execute(f"DELETE FROM records WHERE id IN ({records})", parameters)
+
+
 def derive(connection: sqlite3.Connection) -> int:
     """Derives what the records in the touched tables are part of, and empties these; returns new responses."""
     added = derive_responses(connection)
     price_days(connection, _TOUCHED_DAYS)
     connection.execute(_SESSIONS, _TYPES)
     _assign_projects(connection)
-    facts.derive(connection)
+    session_facts.derive(connection)
     for table in ("touched_responses", "touched_calls", "touched_sessions"):
         connection.execute(f"DELETE FROM temp.{table}")
     return added

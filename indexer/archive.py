@@ -17,37 +17,18 @@ from functools import partial
 
 from . import store
 from .checkpoint import UNFINISHED
+from .chunks import PACKED_LEVEL, Archived, compress, decompress
 from .errors import IndexUnusable
 from .store import display_path, insert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, NamedTuple
+    from typing import NamedTuple
 
     from .checkpoint import Checkpoint
     from .discovery import Found
     from .transcripts import Job, Part
-
-    class Chunk(NamedTuple):
-        """A range of a transcript: whole lines, or its open last line; `digest` is of the bytes that are kept."""
-
-        start: int
-        end: int
-        digest: int
-        data: bytes
-        is_whole: bool
-
-    class Archived(NamedTuple):
-        """What the archive has of a transcript: whole lines up to `offset`, and what to hold against the transcript.
-
-        `forgotten` are sessions whose records are left out.
-        """
-
-        is_known: bool
-        offset: int
-        chunks: list[tuple[int, int, int]]
-        forgotten: tuple[str, ...]
 
     class State(NamedTuple):
         """What the archive knows of the present generation of a transcript: columns of `files`."""
@@ -60,8 +41,6 @@ if TYPE_CHECKING:
         dropped: str | None
 
 else:
-    Chunk = namedtuple("Chunk", "start end digest data is_whole")
-    Archived = namedtuple("Archived", "is_known offset chunks forgotten")
     State = namedtuple("State", "id file_id size mtime_ns offset dropped")
 
 _MIGRATIONS = (
@@ -101,11 +80,8 @@ CREATE TABLE chunks ( -- bytes of transcripts
 )
 VERSION = len(_MIGRATIONS)
 
-# zstd of real transcripts: level 3 gives 14.8 % at 280 MB/s, 9 gives 13.5 % at 66, 19 with a long window 13.1 % at 3.
-_LEVEL, _PACKED_LEVEL = 3, 9
 # Reading one record unpacks what it is packed with.
 _PACKED_BYTES = 64 * 1024 * 1024
-_LONG_WINDOW = 26
 _QUIET_NS = 86_400 * 10**9
 # A report reads for less; a server may hold on for ever.
 _READER_MS = 2_000
@@ -121,89 +97,6 @@ _CHUNK = insert("chunks", "file_id, start, end, digest, data", "OR REPLACE")
 def place(db: str) -> str:
     """Where the archive of an index is."""
     return f"{os.path.splitext(db)[0]}-archive.db"
-
-
-def compress(data: bytes, level: int = _LEVEL) -> bytes:
-    """A zstd frame with a checksum."""
-    zstd = _zstd()
-    key = zstd.CompressionParameter
-    options = {key.compression_level: level, key.checksum_flag: 1}
-    if level == _PACKED_LEVEL and len(data) > 1 << 22:
-        options |= {key.enable_long_distance_matching: 1, key.window_log: _LONG_WINDOW}
-    packed: bytes = zstd.compress(data, options=options)
-    return packed
-
-
-def decompress(data: bytes) -> bytes:
-    """The bytes of a frame. Raises IndexUnusable: it is damaged."""
-    zstd = _zstd()
-    try:
-        found: bytes = zstd.decompress(data)
-    except zstd.ZstdError as error:
-        raise IndexUnusable(f"a chunk of the archive is damaged ({error}); take cm-archive.db from a backup") from error
-    return found
-
-
-def _zstd() -> Any:
-    import sys
-    from importlib import import_module
-
-    # The same library: in the standard library since 3.14.
-    return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-
-
-# In the worker
-
-
-class Keeper:
-    """Adds to the parts of one transcript the chunks that the archive lacks."""
-
-    def __init__(self, job: Job, descriptor: int) -> None:
-        assert job.archived is not None
-        self._patterns = job.patterns
-        self._forgotten = job.archived.forgotten
-        self.is_same = job.archived.is_known and all(self._has(descriptor, *chunk) for chunk in job.archived.chunks)
-        self.start = job.archived.offset if self.is_same else 0
-
-    def _has(self, descriptor: int, start: int, end: int, kept_digest: int) -> bool:
-        from .digest import digest
-
-        data = os.pread(descriptor, end - start, start)
-        if self._patterns:
-            from .redaction import redactor
-
-            data = redactor(self._patterns).mask(data)
-        return len(data) == end - start and digest(blank(data, self._forgotten)) == kept_digest
-
-    def add(self, part: Part, raw: bytes, masked: bytes, offset: int) -> None:
-        """Adds what is not kept of a piece of a transcript, of which `masked` may be stored."""
-        from .digest import digest
-        from .lines import usable
-
-        part.is_same = self.is_same
-        raw, masked, offset = raw[self.start - offset :], masked[self.start - offset :], self.start
-        if not raw:
-            return
-        stored = blank(masked, self._forgotten)
-        is_whole = raw.endswith(b"\n")
-        # A torn line may hold half a secret, which no pattern finds.
-        if not is_whole and self._patterns and usable(raw) != raw:
-            part.is_masked = True
-            return
-        part.is_masked |= stored != raw
-        self.start = offset + len(raw)
-        part.chunks.append(Chunk(offset, self.start, digest(stored), compress(stored), is_whole))
-
-
-def blank(data: bytes, sessions: Iterable[str]) -> bytes:
-    """Whole lines with those of the sessions as spaces: offsets stay true, and Claude Code skips blank lines."""
-    import re
-
-    for session in sessions:
-        if session.encode() in data:
-            names = rb'^.*"session(?:Id|_id)"\s*:\s*"' + re.escape(session.encode()) + rb'".*$'
-            data = re.sub(names, lambda line: b" " * len(line[0]), data, flags=re.MULTILINE)
-    return data
 
 
 # The writer
@@ -357,7 +250,7 @@ class Archive:
             data = b"".join(decompress(chunk) for _, _, chunk in group)
             start, end = group[0][0], group[-1][1]
             self._execute("DELETE FROM chunks WHERE file_id = ? AND start >= ? AND start < ?", (file_id, start, end))
-            self._execute(_CHUNK, (file_id, start, end, digest(data), compress(data, _PACKED_LEVEL)))
+            self._execute(_CHUNK, (file_id, start, end, digest(data), compress(data, PACKED_LEVEL)))
         self._execute("UPDATE files SET is_packed = 1 WHERE id = ?", (file_id,))
 
     def compact(self) -> None:
@@ -411,7 +304,7 @@ def rewrite(connection: sqlite3.Connection, change: Callable[[bytes], bytes]) ->
         changed = change(data)
         if changed != data:
             sql = "UPDATE chunks SET data = ?, digest = ? WHERE file_id = ? AND start = ?"
-            connection.execute(sql, (compress(changed, _PACKED_LEVEL), digest(changed), *at))
+            connection.execute(sql, (compress(changed, PACKED_LEVEL), digest(changed), *at))
             connection.execute("UPDATE files SET is_masked = 1 WHERE id = ?", (file_id,))
 
 

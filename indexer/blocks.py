@@ -38,6 +38,7 @@ WITH RECURSIVE starts AS (
   FROM windows AS w
   CROSS JOIN local_usage AS u ON u.at >= w.first_at AND u.at <= w.end_at
   JOIN models AS m ON m.id = u.model_id
+  {joins}
   {where}
   GROUP BY {group}
 ), clock AS (

@@ -6,6 +6,7 @@ import os
 import time
 
 from .discovery import discover
+from .reader import open_regular
 from .store import display_path
 
 TYPE_CHECKING = False
@@ -51,7 +52,7 @@ def _settings(path: str) -> dict[str, Any]:
     import orjson
 
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             found = orjson.loads(file.read())
     except (OSError, orjson.JSONDecodeError):
         return {}
@@ -110,7 +111,7 @@ def _prompts(path: str) -> Iterator[tuple[str | None, int]]:
     import orjson
 
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             lines = file.readlines()
     except OSError:
         return

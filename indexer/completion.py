@@ -36,6 +36,11 @@ def models(context: Context, parameter: Parameter, incomplete: str) -> list[str]
     return _offered((name for (name,) in _rows(context, _MODELS)), incomplete)
 
 
+def hosts(context: Context, parameter: Parameter, incomplete: str) -> list[str]:
+    """Machines whose history is in the index."""
+    return _offered((name for (name,) in _rows(context, "SELECT DISTINCT name FROM hosts")), incomplete)
+
+
 def _rows(context: Context, sql: str) -> list[tuple[str, ...]]:
     from sqlite3 import Error
 

@@ -50,6 +50,18 @@ def workers(option: int | None = None) -> int | None:
     return _workers(option)[0]
 
 
+def host() -> str | None:
+    """What this machine is called in its index: `CM_HOST`, else the file's, else None: as when the index was made."""
+    name: str | None = settings.choose("host", None, "", "CM_HOST", None)[0]
+    return name
+
+
+def user() -> str | None:
+    """Whose history this machine's is called: `CM_USER`, else the file's, else None: as when the index was made."""
+    name: str | None = settings.choose("user", None, "", "CM_USER", None)[0]
+    return name
+
+
 def effective(db: str | None = None, option: Sequence[str] = ()) -> dict[str, tuple[Any, str]]:
     """Every setting with its value and its source, as `cm config` shows them. Raises CmError."""
     return {
@@ -61,6 +73,8 @@ def effective(db: str | None = None, option: Sequence[str] = ()) -> dict[str, tu
         "timezone": _timezone(None),
         "start_of_week": _start_of_week(None),
         "workers": _workers(None),
+        "host": settings.choose("host", None, "", "CM_HOST", None),
+        "user": settings.choose("user", None, "", "CM_USER", None),
         "projects": settings.choose("projects", None, "", "", {}),
         "search": settings.choose("search", None, "", "", []),
         "keep": settings.choose("keep", None, "", "", False),

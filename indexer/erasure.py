@@ -8,7 +8,7 @@ import sqlite3
 import time
 from contextlib import closing
 
-from . import accounting, archive, config, fulltext, redaction, store
+from . import accounting, archive, chunks, config, fulltext, redaction, store
 from .digest import digest_text
 from .parser import TEXT_DROPPED
 from .privacy import kept_subject
@@ -43,6 +43,12 @@ WHERE
 ORDER BY 1
 """
 _UNUSED_PROJECTS = "DELETE FROM projects WHERE id NOT IN (SELECT project_id FROM sessions WHERE project_id IS NOT NULL)"
+_EMPTY_FILES = """
+SELECT f.id FROM files AS f
+WHERE
+  (f.gone_at IS NOT NULL OR f.replaced_at IS NOT NULL)
+  AND NOT EXISTS (SELECT 1 FROM records WHERE id >= f.id << 40 AND id < (f.id + 1) << 40)
+"""
 # What says something beyond numbers and names. Ids, models, tools and times are what the numbers rest on.
 _TEXTS = (
     ("records", "text"),
@@ -145,13 +151,14 @@ def _delete(connection: sqlite3.Connection) -> None:
     accounting.derive(connection)
     for sql in (
         f"DELETE FROM agents WHERE {_OF_SESSIONS}",
+        f"DELETE FROM session_facts WHERE {_OF_SESSIONS}",
         f"DELETE FROM contexts WHERE {_OF_SESSIONS}",
         f"UPDATE files SET session_id = NULL WHERE {_OF_SESSIONS}",
         "DELETE FROM sessions WHERE id IN (SELECT id FROM temp.forgetting)",
         _UNUSED_PROJECTS,
         # Nothing of these is left but their names.
-        "DELETE FROM files WHERE (gone_at IS NOT NULL OR replaced_at IS NOT NULL) AND NOT EXISTS"
-        " (SELECT 1 FROM records WHERE id >= files.id << 40 AND id < (files.id + 1) << 40)",
+        f"DELETE FROM skipped_lines WHERE file_id IN ({_EMPTY_FILES})",
+        f"DELETE FROM files WHERE id IN ({_EMPTY_FILES})",
     ):
         connection.execute(sql)
 
@@ -178,7 +185,7 @@ def _forget_archived(db: str, sessions: Collection[str]) -> bool:
         sql = f"SELECT id FROM files WHERE session {_among(sessions)}"
         own = [row[0] for row in connection.execute(sql, tuple(sessions))]
         transaction(connection, lambda: archive.drop(connection, own, "forgotten"))
-        transaction(connection, lambda: archive.rewrite(connection, lambda data: archive.blank(data, sessions)))
+        transaction(connection, lambda: archive.rewrite(connection, lambda data: chunks.blank(data, sessions)))
         return archive.compact(connection)
 
 
@@ -189,11 +196,14 @@ def _transcripts(connection: sqlite3.Connection) -> list[str]:
 
 
 def _copies(db: str, sessions: Collection[str]) -> list[str]:
-    """Other databases beside the index that have something of the sessions: backups, copies made before a migration."""
-    folder = os.path.dirname(db)
+    """Other databases beside the index, or in a folder there, that have something of the sessions.
+
+    Backups, and copies made before a migration.
+    """
+    folder = glob.escape(os.path.dirname(db))
     ours = {db, archive.place(db)}
-    files = sorted(set(glob.glob(os.path.join(glob.escape(folder), "**"), recursive=True)) - ours)
-    return [file for file in files if os.path.isfile(file) and _holds(file, sessions)]
+    files = {file for form in ("*", os.path.join("*", "*")) for file in glob.glob(os.path.join(folder, form))} - ours
+    return [file for file in sorted(files) if os.path.isfile(file) and _holds(file, sessions)]
 
 
 def _holds(file: str, sessions: Collection[str]) -> bool:
@@ -317,6 +327,14 @@ def find(connection: sqlite3.Connection, db: str, patterns: tuple[str, ...]) -> 
     if os.path.exists(archive.place(db)):
         with closing(archive.Reader(archive.place(db))) as reader:
             yield from _find_archived(reader, redactor)
+
+
+def problems(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """What was stored before it was to be masked, and what to do about it: for `cm check`."""
+    (path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    for item in find(connection, path, config.patterns()):
+        whose = f" of session {item['session']}" if item["session"] else ""
+        yield f"{item['count']:,} in {item['place']}{whose} hold what is to be redacted", "run `cm redact`"
 
 
 _SESSION_OF = {

@@ -6,7 +6,7 @@ import re
 import time
 from collections import namedtuple
 
-from . import prices, zones
+from . import hosts, prices, zones
 from .digest import digest
 from .errors import BadInput
 from .store import fetch_dicts, snapshot
@@ -41,7 +41,7 @@ SELECT
   CASE WHEN r.is_sidechain THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown') END
     AS agent,
   m.name AS model, strftime('%Y-%m-%dT%H:%M:%fZ', r.at / 1000.0, 'unixepoch') AS at,
-  f.path AS file, w.line, w.offset,
+  h.name AS host, h.user AS user, f.path AS file, w.line, w.offset,
   r.input_tokens, r.output_tokens, r.cache_write_tokens AS cache_creation_tokens,
   r.cache_write_1h_tokens AS cache_creation_1h_tokens, r.cache_read_tokens, r.web_searches,
   r.input, r.output, r.cache_write, r.cache_read, r.web_search,
@@ -53,6 +53,7 @@ JOIN models AS m ON m.id = r.model_id
 JOIN contexts AS x ON x.id = r.context_id
 JOIN records AS w ON w.id = r.owner_id
 JOIN files AS f ON f.id = w.id >> 40
+JOIN hosts AS h ON h.id = f.host_id
 LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent
 WHERE {condition}
 ORDER BY r.at, r.key, r.part
@@ -61,7 +62,8 @@ ORDER BY r.at, r.key, r.part
 # The owner's file comes first; within a file, the order of lines.
 _RECORDS = """
 SELECT
-  u.response_id, u.record_id, m.file, m.line, m.offset, m.type, m.uuid, m.duplicate_of, m.is_source_gone,
+  u.response_id, u.record_id, m.host, m.user, m.file, m.line, m.offset, m.type, m.uuid, m.duplicate_of,
+  m.is_source_gone,
   u.record_id = r.owner_id AS is_owner,
   u.input_tokens, u.output_tokens, u.cache_write_tokens AS cache_creation_tokens,
   u.cache_write_1h_tokens AS cache_creation_1h_tokens, u.cache_read_tokens, u.web_searches
@@ -69,7 +71,7 @@ FROM responses AS r
 JOIN record_usage AS u ON u.response_id = r.id
 JOIN messages AS m ON m.id = u.record_id
 WHERE {condition}
-ORDER BY u.response_id, u.record_id >> 40 <> r.owner_id >> 40, m.file, m.offset
+ORDER BY u.response_id, u.record_id >> 40 <> r.owner_id >> 40, m.host, m.user, m.file, m.offset
 """
 
 _ORIGINALS = """
@@ -150,12 +152,14 @@ def explain(connection: sqlite3.Connection, target: Target) -> dict[str, Any]:
         records = _records(connection, target)
         searches = fetch_dicts(connection, _SEARCHES.format(condition=condition), parameters)
         rates = _rates(connection, {row["rate_id"] for row in found})
+        is_merged = bool(hosts.others(connection))
     for row in found:
         _describe(row, records.get(row["id"], []), rates.get(row["rate_id"]))
         calls = [call for call in searches if call["response_id"] == row["id"]]
         row["searches"] = [{key: call[key] for key in ("file", "line", "web_searches")} for call in calls]
     total = _sum(found)
-    return {"kind": target.kind, "name": target.name, "responses": _nest(found), "sum": total}
+    about = {"kind": target.kind, "name": target.name, "is_merged": is_merged}
+    return {**about, "responses": _nest(found), "sum": total}
 
 
 def _records(connection: sqlite3.Connection, target: Target) -> dict[int, list[dict[str, Any]]]:
@@ -257,7 +261,7 @@ def _maxima(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _record(record: dict[str, Any]) -> dict[str, Any]:
-    kept = ("file", "line", "offset", "role", "duplicate_of", *TOKENS)
+    kept = ("host", "user", "file", "line", "offset", "role", "duplicate_of", *TOKENS)
     return {**{key: record[key] for key in kept}, "is_source_gone": bool(record["is_source_gone"])}
 
 

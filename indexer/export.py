@@ -1,250 +1,302 @@
-"""A conversation as a document: Markdown, and HTML that needs nothing else and runs nothing."""
+"""This machine's part of the index as Parquet files, for engines that read those of many machines together.
+
+fingerprints of what is exported → which partitions are not what the manifest says → each written beside its place and
+renamed → the manifest, last
+
+So after a kill at any moment every file is whole, and the next export writes what the manifest does not tell of.
+"""
 
 from __future__ import annotations
 
-import re
-from html import escape
+import json
+import os
+import time
+from collections import defaultdict
+from datetime import date, timedelta
+from hashlib import blake2b
+from itertools import islice
+from urllib.parse import quote
 
-from .output import dumps, printable
+from . import across, store
+from .errors import BadInput, CmError
+from .facts import UNDATED, VERSION, Facts, Options
+from .schema import SQL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    import sqlite3
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any, NamedTuple
 
-    Row = dict[str, Any]
+    import pyarrow
 
-# Long results are for those who open them: a page of a gigabyte opens nowhere.
-MOST = 20_000
-GONE = "Gone with its transcript."
-_ABOUT = {
-    "compact_summary": "Summary of what came before",
-    "compact_boundary": "Compacted",
-    "interruption": "Interrupted",
-    "api_error": "The API answered with an error",
-    "away_summary": "While you were away",
+    from .facts import Column, Table
+
+    class Partition(NamedTuple):
+        """A file of the export: its path in the directory, what is in it, and how that is known."""
+
+        path: str
+        table: Table
+        days: Sequence[int]
+        fingerprint: str
+
+else:
+    from collections import namedtuple
+
+    Partition = namedtuple("Partition", "path table days fingerprint")
+
+# Rows held at a time. Groups of a hundred thousand are what engines skip by their minimum and maximum.
+_BATCH, _GROUP = 20_000, 100_000
+_SPARK_TYPES = {
+    "INTEGER": "BIGINT",
+    "TEXT": "STRING",
+    "TIME": "TIMESTAMP",
+    "USD": "DECIMAL(20, 9)",
+    "PRICE": "DECIMAL(18, 6)",
 }
+_HEAD = "-- Written by `cm export`, format "
 
 
-def about(step: Row) -> str:
-    """What a note tells of."""
-    return _ABOUT.get(step["about"], "Note")
+def export(connection: sqlite3.Connection, database: str, directory: str, options: Options) -> dict[str, Any]:
+    """Writes what changed since the last export; the object that `cm export --json` prints.
+
+    Raises:
+        BadInput: the directory cannot be written, or a newer cm wrote there. CmError: pyarrow is missing.
+    """
+    started = time.perf_counter()
+    _require_pyarrow()
+    try:
+        with store.Lock(database, of="export"), store.snapshot(connection):
+            _check_version(directory)
+            found = _export(Facts(connection, options), directory, options)
+    except OSError as error:
+        raise BadInput(f"{error.filename or directory}: {error.strerror}; name a directory to write in") from error
+    return {"directory": store.display_path(directory), **found, "seconds": time.perf_counter() - started}
 
 
-def spent(row: Row) -> str:
-    """Tokens and cost in words."""
-    from .tables import tokens
-
-    words = [f"{tokens(row['total_tokens'])} tokens"] if row["total_tokens"] else []
-    if row["cost_usd"]:
-        words.append(f"${row['cost_usd']:,.2f}" if row["cost_usd"] >= 0.005 else "<$0.01")
-    if row["unpriced_tokens"]:
-        words.append(f"{tokens(row['unpriced_tokens'])} of them unpriced")
-    return ", ".join(words)
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401  # asked for before anything is written
+    except ImportError as error:
+        raise CmError(
+            "cm export needs pyarrow: install cm with its extra, as in `pip install cm-indexer[export]`"
+        ) from error
 
 
-def told_missing(found: Row) -> list[str]:
-    """What the conversation lacks, and why, a line each."""
-    reasons = {"deleted": "is gone", "rewritten": "was rewritten", "on another machine": "is on another machine"}
-    return [
-        f"{item['records']:,} records are not shown: their transcript {item['file']}"
-        f" {reasons.get(item['reason'], 'cannot be read: ' + item['reason'])}"
-        for item in found["missing"]
-    ]
+def _export(facts: Facts, directory: str, options: Options) -> dict[str, Any]:
+    host, user = (quote(name, safe=" @+") for name in facts.host)
+    for name, text in _beside(facts.tables).items():
+        _replace_text(os.path.join(directory, name), text)
+    place = os.path.join(directory, "_manifests", f"host={host}", f"{user}.json")
+    known = _read_manifest(place)
+    partitions = list(_partitions(facts, f"host={host}/{user}.parquet"))
+    manifest = {}
+    written = 0
+    for partition in partitions:
+        path = os.path.join(directory, partition.path)
+        entry = known.get(partition.path)
+        if entry is None or entry["fingerprint"] != partition.fingerprint or _size(path) != entry["bytes"]:
+            rows = _write(path, partition, facts)
+            entry = {"fingerprint": partition.fingerprint, "rows": rows, "bytes": _size(path)}
+            written += 1
+        manifest[partition.path] = entry
+    removed = _remove_others(directory, host, user, manifest)
+    head = {"format": VERSION, "host": facts.host.name, "user": facts.host.user, **options._asdict()}
+    _replace_text(place, json.dumps({**head, "partitions": manifest}, indent=1) + "\n")
+    return {
+        "partitions_written": written,
+        "partitions_unchanged": len(partitions) - written,
+        "partitions_removed": removed,
+        "rows": sum(entry["rows"] for entry in manifest.values()),
+        "bytes": sum(entry["bytes"] for entry in manifest.values()),
+    }
 
 
-def facts(found: Row, when: Callable[[str], str]) -> list[tuple[str, str]]:
-    """What stands above a conversation."""
-    lines = [("Session", found["session_id"]), ("Project", found["project"] or "unknown")]
-    if found["first_at"]:
-        lines.append(("Time", f"{when(found['first_at'])} to {when(found['last_at'])}"))
-    used = spent(found)
-    lines.append(("Used", f"{found['turn_count']:,} turns{', ' if used else ''}{used}"))
-    if found["resume"]:
-        gone = "" if found["has_transcript"] else " (its transcript is gone: bring it back first)"
-        lines.append(("Resume", found["resume"] + gone))
-    return lines
+def _partitions(facts: Facts, name: str) -> Iterator[Partition]:
+    """Tables without months first: what joins them finds them there."""
+    fingerprints = facts.fingerprints()
+    for table in sorted(facts.tables, key=lambda table: table.is_dated):
+        months = defaultdict(list)
+        for day in fingerprints[table.name]:
+            months[_month(day)].append(day)
+        # An engine that finds no file at all knows no columns.
+        for month, days in months.items() or {"none": []}.items():
+            folder = f"{table.name}/month={month}" if table.is_dated else table.name
+            together = " ".join(fingerprints[table.name][day] for day in days)
+            digest = blake2b(together.encode(), digest_size=16).hexdigest()
+            yield Partition(f"{folder}/{name}", table, days, digest)
 
 
-def given(step: Row) -> str:
-    """A tool's input as text: its only text, else all of it as JSON."""
-    value = step["input"]
-    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), str):
-        return str(next(iter(value.values())))
-    return dumps(value, indent=True) if value is not None else GONE
+def _month(day: int) -> str:
+    return "none" if day == UNDATED else f"{date(1970, 1, 1) + timedelta(days=day):%Y-%m}"
 
 
-def returned(step: Row) -> str:
-    """A tool's result as text, cut where it is very long."""
-    text = step["text"]
-    if text is None:
-        return GONE if step["is_missing"] else "No result was written."
-    return text if len(text) <= MOST else f"{text[:MOST]}\n… {len(text) - MOST:,} more characters"
+def _remove_others(directory: str, host: str, user: str, kept: Mapping[str, Any]) -> int:
+    """Removes this host's files of months that have no rows any more, whatever manifest told of them."""
+    from glob import escape, glob
+
+    found = glob(f"*/month=*/host={escape(host)}/{escape(user)}.parquet", root_dir=directory)
+    others = [path for path in found if path not in kept]
+    for path in others:
+        os.unlink(os.path.join(directory, path))
+    return len(others)
 
 
-# Markdown
+# Files
 
 
-def markdown(found: Row, when: Callable[[str], str], thinking: bool = False) -> str:
-    """A conversation as Markdown."""
-    lines = [f"# {_line(found['title'] or 'Untitled session')}", ""]
-    lines += [f"- {name}: {_line(text)}" for name, text in facts(found, when)]
-    for turn in found["turns"]:
-        used = spent(turn)
-        lines += ["", f"## {turn['number']}. {when(turn['at'])}{f' ({used})' if used else ''}"]
-        if turn["prompt"]:
-            lines += ["", *(f"> {line}" for line in _text(turn["prompt"]).splitlines())]
-        for step in turn["steps"]:
-            lines += _markdown(step, thinking)
-    lines += [f"\n{line}" for line in told_missing(found)]
-    return printable("\n".join(lines), one_line=False) + "\n"
+def _write(path: str, partition: Partition, facts: Facts) -> int:
+    """Writes a partition; its rows."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = partition.table.columns
+    fields = [pa.field("user_name", pa.string()), *(pa.field(column.name, _arrow_type(column)) for column in columns)]
+    schema = pa.schema(fields)
+    count = 0
+
+    def batches() -> Iterator[pyarrow.RecordBatch]:
+        nonlocal count
+        for rows in _batched(facts.rows(partition.table, partition.days)):
+            count += len(rows)
+            arrays = [_array(column, values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)]
+            yield pa.record_batch([pa.array([facts.host.user] * len(rows)), *arrays], schema=schema)
+
+    with _replacing(path) as file:
+        parquet_options: dict[str, Any] = {"compression": "zstd", "store_schema": False}
+        with parquet.ParquetWriter(file, schema, **parquet_options) as writer:
+            for batch in batches():
+                writer.write_batch(batch, row_group_size=_GROUP)
+    return count
 
 
-def _markdown(step: Row, thinking: bool) -> Iterator[str]:
-    kind = step["kind"]
-    if kind == "answer":
-        yield from ("", step["text"])
-    elif kind == "thinking":
-        if thinking and step["text"] != "":
-            yield from ("", "<details><summary>Thinking</summary>", "", _text(step), "", "</details>")
-    elif kind == "prompt":
-        yield ""
-        yield from (f"> {line}" for line in _text(step).splitlines())
-    elif kind == "note":
-        yield from ("", f"<details><summary>{about(step)}</summary>", "", _text(step), "", "</details>")
-    elif kind == "agent":
-        yield from _markdown_agent(step, thinking)
-    else:
-        yield from ("", f"<details><summary>{escape(_called(step))}</summary>", "")
-        yield from (_fenced(given(step)), "", _fenced(returned(step)), "")
-        for agent in step["agents"]:
-            yield from _markdown_agent(agent, thinking)
-        yield from ("", "</details>")
+def _batched(rows: Iterable[tuple[object, ...]]) -> Iterator[list[tuple[object, ...]]]:
+    iterator = iter(rows)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
 
 
-def _markdown_agent(agent: Row, thinking: bool) -> Iterator[str]:
-    yield from ("", f"<details><summary>{escape(named(agent))}</summary>")
-    for step in agent["steps"]:
-        yield from _markdown(step, thinking)
-    yield from ("", "</details>")
+def _arrow_type(column: Column) -> pyarrow.DataType:
+    import pyarrow as pa
+
+    return {
+        "INTEGER": pa.int64(),
+        "TEXT": pa.string(),
+        "TIME": pa.timestamp("ms", "UTC"),
+        "USD": pa.decimal128(20, 9),
+        "PRICE": pa.decimal128(18, 6),
+    }[column.kind]
 
 
-def named(agent: Row) -> str:
-    """A subagent in words."""
-    used = spent(agent)
-    about = f": {agent['description']}" if agent["description"] else ""
-    return f"Subagent {agent['type'] or agent['agent'] or ''}".strip() + about + (f" ({used})" if used else "")
+def _array(column: Column, values: Sequence[Any]) -> pyarrow.Array:
+    from decimal import Decimal
+
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if column.kind == "USD":
+        nano = pa.scalar(Decimal("0.000000001"), pa.decimal128(10, 9))
+        whole = pa.array(values, pa.int64()).cast(pa.decimal128(20, 0))
+        return compute.multiply(whole, nano).cast(_arrow_type(column))
+    if column.kind == "PRICE":
+        # The shortest text that is this float is the decimal that was written down.
+        values = [None if value is None else Decimal(repr(value)) for value in values]
+    return pa.array(values, _arrow_type(column))
 
 
-def _called(step: Row) -> str:
-    failed = " failed" if step["is_error"] else ""
-    return f"{step['name']} {_line(step['subject'] or '')[:120]}".strip() + failed
+class _replacing:
+    """A file that takes the place of another when it is whole; `writer` tells those apart who write the same one."""
+
+    def __init__(self, path: str, writer: str = "") -> None:
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        self._path, self._partial = path, os.path.join(folder, f".{name}.{writer}partial")
+
+    def __enter__(self) -> Any:
+        self._file = open(self._partial, "wb")
+        return self._file
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        if kind is None:
+            os.replace(self._partial, self._path)
+        else:
+            os.unlink(self._partial)
 
 
-def _text(step: Row) -> str:
-    text = GONE if step["text"] is None else step["text"]
-    return str(text) + (f"\n[{step['images']} attached]" if step.get("images") else "")
+def _replace_text(path: str, text: str) -> None:
+    """Writes a text, if it is not there already."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read() == text:
+                return
+    except (OSError, UnicodeDecodeError):
+        pass
+    with _replacing(path, f"{os.uname().nodename}-{os.getpid()}.") as file:
+        file.write(text.encode())
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _read_manifest(path: str) -> dict[str, Any]:
+    """What the last export says it wrote; nothing where there is none that can be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        return dict(found["partitions"]) if found["format"] == VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def _fenced(text: str) -> str:
-    """A code block whose fence is longer than any within it."""
-    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
-    fence = "`" * (longest + 1)
-    return f"{fence}\n{text}\n{fence}"
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
 
 
-# HTML
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }}
-h2 {{ font-size: .9rem; font-weight: normal; opacity: .7; margin: 2.5rem 0 .5rem; border-top: 1px solid #8886; }}
-h2 {{ padding-top: .5rem; }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; opacity: .8; }}
-dd {{ margin: 0; overflow-wrap: anywhere; }}
-.prompt {{ background: #8882; border-radius: .5rem; padding: .6rem 1rem; }}
-.prompt {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
-.failed > summary {{ color: #c33; }}
-details {{ margin: .4rem 0; padding-left: .6rem; border-left: 2px solid #8884; }}
-summary {{ cursor: pointer; overflow-wrap: anywhere; }}
-pre {{ overflow-x: auto; background: #8881; padding: .6rem; border-radius: .3rem; font-size: .85rem; }}
-table {{ border-collapse: collapse; }}
-td, th {{ border: 1px solid #8886; padding: .2rem .5rem; }}
-.gone {{ opacity: .7; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<dl>{facts}</dl>
-{body}
-</body>
-</html>
-"""
+# What stands beside the files
 
 
-def html(found: Row, when: Callable[[str], str], thinking: bool = False) -> str:
-    """A conversation as one page: nothing in it is fetched, and nothing of a transcript is taken for markup."""
-    render = _renderer()
-    parts = []
-    for turn in found["turns"]:
-        used = spent(turn)
-        parts.append(f"<h2>{turn['number']}. {_shown(when(turn['at']))}{f' · {used}' if used else ''}</h2>")
-        if turn["prompt"]:
-            parts.append(f'<div class="prompt">{_shown(_text(turn["prompt"]))}</div>')
-        parts += [part for step in turn["steps"] for part in _html(step, thinking, render)]
-    parts += [f'<p class="gone">{_shown(line)}</p>' for line in told_missing(found)]
-    rows = "".join(f"<dt>{name}</dt><dd>{_shown(text)}</dd>" for name, text in facts(found, when))
-    return _PAGE.format(title=_shown(_line(found["title"] or "Untitled session")), facts=rows, body="\n".join(parts))
+def _check_version(directory: str) -> None:
+    try:
+        with open(os.path.join(directory, "views.sql"), encoding="utf-8") as file:
+            head = file.readline()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return
+    number = head.removeprefix(_HEAD).partition(".")[0]
+    if head.startswith(_HEAD) and number.isdigit() and int(number) > VERSION:
+        raise BadInput(f"{directory} was written by a newer cm (format {number}, this is {VERSION}): update cm")
 
 
-def _renderer() -> Callable[[str], str]:
-    from markdown_it import MarkdownIt
-
-    # Without its HTML, and without images: they would be fetched.
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return lambda text: str(parser.render(printable(text, one_line=False)))
-
-
-def _html(step: Row, thinking: bool, render: Callable[[str], str]) -> Iterator[str]:
-    kind = step["kind"]
-    if kind == "answer":
-        yield render(step["text"])
-    elif kind == "thinking":
-        if thinking and step["text"] != "":
-            yield f"<details><summary>Thinking</summary>{render(_text(step))}</details>"
-    elif kind == "prompt":
-        yield f'<div class="prompt">{_shown(_text(step))}</div>'
-    elif kind == "note":
-        yield f"<details><summary>{about(step)}</summary>{render(_text(step))}</details>"
-    elif kind == "agent":
-        yield from _html_agent(step, thinking, render)
-    else:
-        failed = ' class="failed"' if step["is_error"] else ""
-        yield f"<details{failed}><summary>{_shown(_called(step))}</summary>"
-        yield f"<pre>{_shown(given(step))}</pre><pre>{_shown(returned(step))}</pre>"
-        for agent in step["agents"]:
-            yield from _html_agent(agent, thinking, render)
-        yield "</details>"
+def _beside(tables: Sequence[Table]) -> dict[str, str]:
+    """The texts beside the files: what they are, and the views for DuckDB and Spark."""
+    with open(os.path.join(SQL, "export.md"), encoding="utf-8") as file:
+        readme = file.read()
+    return {
+        "README.md": readme,
+        "views.sql": _script(across.DUCKDB, map(_duckdb_table, tables)),
+        "views-spark.sql": _script(across.SPARK, map(_spark_table, tables)),
+    }
 
 
-def _html_agent(agent: Row, thinking: bool, render: Callable[[str], str]) -> Iterator[str]:
-    yield f"<details><summary>{_shown(named(agent))}</summary>"
-    for step in agent["steps"]:
-        yield from _html(step, thinking, render)
-    yield "</details>"
+def _script(dialect: across.Dialect, tables: Iterable[str]) -> str:
+    head = f"{_HEAD}{VERSION}. For {dialect.name}, started in this directory.\n"
+    return "\n".join([head, *(f"{statement};\n" for statement in [*tables, *across.views(dialect)])])
 
 
-def _shown(text: str) -> str:
-    return escape(printable(text, one_line=False))
+def _duckdb_table(table: Table) -> str:
+    place = f"{table.name}/{'month=*/' if table.is_dated else ''}host=*/*.parquet"
+    types = "{'month': VARCHAR, 'host': VARCHAR}" if table.is_dated else "{'host': VARCHAR}"
+    return (
+        f"{across.DUCKDB.create} {table.name} AS\n"
+        f"SELECT * FROM read_parquet('{place}', hive_types = {types}, union_by_name = true)"
+    )
+
+
+def _spark_table(table: Table) -> str:
+    columns = [("user_name", "STRING"), *((column.name, _SPARK_TYPES[column.kind]) for column in table.columns)]
+    columns += [("month", "STRING"), ("host", "STRING")] if table.is_dated else [("host", "STRING")]
+    listed = ", ".join(f"{name} {kind}" for name, kind in columns)
+    return f"{across.SPARK.create} {table.name} ({listed})\nUSING parquet OPTIONS (path '{table.name}')"

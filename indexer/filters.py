@@ -104,6 +104,13 @@ def sessions(connection: sqlite3.Connection, wanted: str) -> list[int]:
     return [id for id, session in rows if session.startswith(wanted)]
 
 
+def hosts(connection: sqlite3.Connection, wanted: str) -> list[int]:
+    """Ids of the hosts of that name, of that user, or known as user@host; else of those that have it as a part."""
+    known = {id: (name, user, f"{user}@{name}") for id, name, user in connection.execute("SELECT * FROM hosts")}
+    exact = [id for id, names in known.items() if wanted in names]
+    return exact or [id for id, names in known.items() if wanted.lower() in names[2].lower()]
+
+
 def _listed(paths: list[str]) -> str:
     named = ", ".join(printable(path) for path in paths[:_NAMED])
     return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named

@@ -7,6 +7,7 @@ import re
 import time
 
 from . import archive, config, store
+from .chunks import decompress
 from .errors import BadInput, CmError
 from .store import display_path, fetch_dicts, real_path
 
@@ -130,7 +131,7 @@ def _write(reader: archive.Reader, target: str, row: dict[str, Any], written: li
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
     _new_file(target, reader.bytes_of(row["id"]), written)
     if row["meta"] is not None and row["replaced_at"] is None:
-        _new_file(f"{target.removesuffix('.jsonl')}.meta.json", [archive.decompress(row["meta"])], written)
+        _new_file(f"{target.removesuffix('.jsonl')}.meta.json", [decompress(row["meta"])], written)
     return {"path": display_path(target), "bytes": row["bytes"], "is_masked": bool(row["is_masked"])}
 
 

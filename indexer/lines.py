@@ -32,6 +32,7 @@ BROKEN = "broken JSON"
 NOT_AN_OBJECT = "not an object"
 NO_TYPE = "no type"
 TOO_DEEP = "nested too deeply"
+TOO_LONG = "too long"
 # What is said of JSON that is not torn.
 _WHOLE = ("", NOT_AN_OBJECT, NO_TYPE)
 
@@ -50,6 +51,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 # A line of a hundred thousand half-open objects would otherwise be scanned to its end from each of them.
 _ATTEMPTS = 64
 _DECODER = json.JSONDecoder()
+_TORN = object()
 
 
 def pieces(line: bytes) -> list[Piece]:
@@ -57,8 +59,8 @@ def pieces(line: bytes) -> list[Piece]:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return _scan(line)
-    return [_whole(value, _first(line), len(line))]
+        value = _TORN  # the error holds a copy of the line, so it must not live while that is scanned
+    return _scan(line) if value is _TORN else [_whole(value, _first(line), len(line))]
 
 
 def _first(line: bytes) -> int:
@@ -141,11 +143,18 @@ def usable(line: bytes) -> bytes:
     What stands behind a record may be torn: the record was used before the rest was written. Nothing of the rest is
     used, because it may turn out to be part of a record that encloses it.
     """
+    if _is_json(line):
+        return line
+    found = _scan(line)
+    whole = list(takewhile(lambda piece: not piece.is_recovered and piece.reason in _WHOLE, found))
+    if len(whole) == len(found):
+        return line
+    return line[: whole[-1].end] if whole and whole[0].record is not None else b""
+
+
+def _is_json(line: bytes) -> bool:
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:
-        found = _scan(line)
-        whole = list(takewhile(lambda piece: not piece.is_recovered and piece.reason in _WHOLE, found))
-        if len(whole) < len(found):
-            return line[: whole[-1].end] if whole and whole[0].record is not None else b""
-    return line
+        return False
+    return True

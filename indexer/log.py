@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import config
+from . import config, private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _file() -> logging.Handler:
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         # The handler opens it at the first line, and does not say when it cannot.
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(private.open_file(path, os.O_WRONLY | os.O_APPEND)[0])
     except OSError as error:
         print(f"cm: {path}: {error.strerror}; nothing is logged: name another file with CM_LOG", file=sys.stderr)
         return logging.NullHandler()

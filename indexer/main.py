@@ -18,6 +18,8 @@ def main() -> NoReturn:
     """Runs the command line and exits: 0 done, 1 error, 2 usage, 3 some files failed, 75 locked."""
     from .errors import CmError
 
+    # Whatever is made, also by a library, is for this user alone.
+    os.umask(0o077)
     for stream in (sys.stdout, sys.stderr):
         # A locale that lacks a character is no reason to print nothing.
         if isinstance(stream, io.TextIOWrapper):

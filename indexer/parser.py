@@ -224,6 +224,13 @@ class Parser:
             start = end + 1
         return batch
 
+    def pass_over(self, offset: int, length: int) -> Batch:
+        """The row of a line that is too long to be read."""
+        self.line_count += 1
+        batch = Batch()
+        batch.skipped.append((self.base + offset, self.line_count, length, lines.TOO_LONG, 0))
+        return batch
+
     def _pieces(self, line: bytes, offset: int) -> None:
         """A line that is not simply one record."""
         found = lines.pieces(line)

@@ -65,8 +65,9 @@ def run(
     sql: str,
     parameters: Mapping[str, Any] | Sequence[Any] = (),
     seconds: float = SECONDS,
+    limit: int = -1,
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Columns and rows of a SELECT or of a named query.
+    """Columns and rows of a SELECT or of a named query: all rows, or so many.
 
     Raises:
         BadInput: the SQL is wrong, would write, attach or load something, or runs longer than `seconds`.
@@ -81,7 +82,7 @@ def run(
         cursor = connection.execute(sql, parameters)
         if cursor.description is None:
             raise BadInput("that statement returns nothing; only a SELECT can be asked")
-        return [column[0] for column in cursor.description], cursor.fetchall()
+        return [column[0] for column in cursor.description], cursor.fetchmany(limit)
     except (sqlite3.Error, OverflowError) as error:
         raise BadInput(_tell(error, denied, seconds)) from error
     except sqlite3.Warning as error:

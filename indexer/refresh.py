@@ -14,7 +14,7 @@ import os
 import time
 from contextlib import contextmanager
 
-from . import checkpoint, config, pricing, store, zones
+from . import checkpoint, config, hosts, pricing, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found, discover
 from .errors import CmError
@@ -118,9 +118,9 @@ def refresh(
     path, workers = config.database(db), config.workers(workers)
     summary, clock = Summary(), _Clock()
     found_roots, _ = config.roots(roots)
-    store.make_private(path)
+    store.make_private(path, summary.warnings.append)
     with store.Lock(path, wait):
-        connection = store.open_writer(path)
+        connection = store.open_writer(path, summary.warnings.append)
         try:
             try:
                 pricing.update(connection)
@@ -128,6 +128,7 @@ def refresh(
                 summary.warnings.append(f"{error}; costs are by the prices as they were")
             zones.update(connection)
             summary.warnings += _settle_text(connection, path)
+            hosts.update(connection)
             with _archive(path, connection) as archive:
                 _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped, archive)
             _log_run(connection, summary, clock, command, bool(paths))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         projects: Sequence[int] | None = None
         models: Sequence[int] | None = None
         sessions: Sequence[int] | None = None
+        hosts: Sequence[int] | None = None
         splits: Sequence[str] = ()  # what rows are split by besides
         is_recorded: bool = False  # what old transcripts say a response cost, where they do
         start_of_week: int | None = None  # 0 is Monday; None is as configured
@@ -54,8 +55,8 @@ else:
     )
     Query = namedtuple(
         "Query",
-        "since until ending_after projects models sessions splits is_recorded start_of_week block_hours",
-        defaults=(None, None, None, None, None, None, (), False, None, blocks.HOURS),
+        "since until ending_after projects models sessions hosts splits is_recorded start_of_week block_hours",
+        defaults=(None, None, None, None, None, None, None, (), False, None, blocks.HOURS),
     )
 
 DAY = 86_400_000
@@ -97,8 +98,20 @@ GROUP BY {group}
 
 _OF_SESSION = "JOIN sessions AS s ON s.id = u.session_id\nJOIN projects AS p ON p.id = s.project_id"
 _OF_CONTEXT = "JOIN contexts AS x ON x.id = u.context_id"
+_OF_HOST = "JOIN hosts AS o ON o.id = u.host_id"
 # What a row can be split by: column, group, and what is joined for it.
-_SPLITS = {"model": ("m.name AS model", "m.id", ""), "project": ("p.path AS project", "p.id", _OF_SESSION)}
+_SPLITS = {
+    "model": ("m.name AS model", "m.id", ""),
+    "project": ("p.path AS project", "p.id", _OF_SESSION),
+    "host": ("o.name AS host", "o.name", _OF_HOST),
+    "user": ("o.user AS user", "o.user", _OF_HOST),
+}
+# The same of tool calls, among which percentiles are found.
+_PARTITIONS = {
+    "model": "u.model_id",
+    "host": "(SELECT name FROM hosts WHERE id = u.host_id)",
+    "user": "(SELECT user FROM hosts WHERE id = u.host_id)",
+}
 
 # Responses that stand in another session too: a fork repeats what came before it. Only what stands in two files is
 # looked at; to read the records of all others would take as long as the report.
@@ -159,6 +172,7 @@ SELECT
 FROM calls AS c
 LEFT JOIN local_usage AS u ON u.id = c.caller_id
 LEFT JOIN models AS m ON m.id = c.model_id
+LEFT JOIN hosts AS o ON o.id = c.host_id
 GROUP BY {group}
 """
 
@@ -232,6 +246,14 @@ REPORTS = {
         "p.id",
         joins=_OF_SESSION,
     ),
+    "hosts": _ranking(
+        "host_usage",
+        "machine and user whose history is in the index",
+        "host",
+        ["o.name AS host", "o.user AS user", _FIRST_AT, _LAST_AT],
+        "o.id",
+        joins=_OF_HOST,
+    ),
     "models": _ranking("model_usage", "model", "model", ["m.name AS model"], "m.id", omits=("models",)),
     "agents": _ranking(
         "agent_usage",
@@ -271,7 +293,8 @@ REPORTS = {
 
 def sql(report: Report, query: Query = EVERYTHING) -> str:
     """The SELECT that answers a query, without its order: every value in it is a number of ours."""
-    splits = [_SPLITS[name] for name in query.splits if name != report.key]
+    names = [name for name in query.splits if f" AS {name}" not in report.columns]
+    splits = [_SPLITS[name] for name in names]
     cost = _RECORDED if query.is_recorded else _COMPUTED
     sums = {name: text.format(cost=cost) for name, text in SUMS.items() if name not in report.omits}
     if report.form is _TOOLS:
@@ -280,14 +303,15 @@ def sql(report: Report, query: Query = EVERYTHING) -> str:
     parts = {
         "columns": report.columns + split_columns,
         "sums": ",\n  ".join(f"{text} AS {name}" for name, text in sums.items()),
-        "joins": "\n".join([report.joins, *(joins for _, _, joins in splits if joins not in report.joins)]),
+        "joins": "\n".join(dict.fromkeys([report.joins, *(join for _, _, join in splits if join not in report.joins)])),
         "where": _condition(_of_range(query, "w" if report.form is blocks.FORM else "u") + _of_usage(query)),
         "group": ", ".join([report.group, *(group for _, group, _ in splits)]),
     }
     if report.form is blocks.FORM:
-        text = _blocks(query, parts, sums, [column.rpartition(" ")[2] for column, _, _ in splits])
+        text = _blocks(query, parts, sums, names)
     else:
-        text = (report.form or _FORM).format(**parts, partition="u.name, u.model_id" if splits else "u.name")
+        partition = ", ".join(["u.name", *(_PARTITIONS[name] for name in names)]) if report.form else ""
+        text = (report.form or _FORM).format(**parts, partition=partition)
     first = _CONFIGURED if query.start_of_week is None else str(query.start_of_week)
     return "\n".join(line for line in text.replace("{start_of_week}", first).splitlines() if line.strip())
 
@@ -327,6 +351,8 @@ def _of_usage(query: Query) -> list[str]:
         found.append(f"u.model_id IN ({_ids(query.models)})")
     if query.sessions is not None:
         found.append(f"u.session_id IN ({_ids(query.sessions)})")
+    if query.hosts is not None:
+        found.append(f"u.host_id IN ({_ids(query.hosts)})")
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from . import prices
 from .checkpoint import PARSER_VERSION, UNFINISHED
 from .store import display_path, insert
@@ -45,13 +47,15 @@ _CONFLICT = {"record_usage": "OR REPLACE", "tool_uses": "OR REPLACE", "tool_resu
 _RECORD, _USAGE, _TOOL_USE, _TOOL_RESULT, _SKIPPED, _PASSAGE = (
     insert(table, columns, _CONFLICT.get(table, "")) for table, columns in FACTS.items()
 )
-_FILE = insert("files", "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, replaces", "")
+_FILE = insert("files", "id, host_id, root, path, size, mtime_ns, checked_ns, parser_version, replaces, identity", "")
 
 
 def add_file(connection: sqlite3.Connection, job: Job, size: int) -> None:
     """Stores a transcript that is about to be read; the size is below its real one until it has been."""
     places = display_path(job.found.root), display_path(job.found.path)
-    connection.execute(_FILE, (job.file_id, 1, *places, size, UNFINISHED, 0, PARSER_VERSION, job.replaces))
+    identity = int.from_bytes(os.urandom(8)) >> 1 or 1
+    row = (job.file_id, 1, *places, size, UNFINISHED, 0, PARSER_VERSION, job.replaces, identity)
+    connection.execute(_FILE, row)
 
 
 def add(connection: sqlite3.Connection, batch: Batch) -> None:

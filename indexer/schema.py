@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Migrations
 
 # How many migrations there are. Known here so that opening a current index imports nothing to find out.
-VERSION = 6
+VERSION = 7
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _DERIVED = ("responses", "tool_calls", "sessions")
@@ -32,6 +32,11 @@ def check(connection: sqlite3.Connection, path: str) -> None:
         raise IndexUnusable(
             f"{path} was made by a newer cm (schema {found}, this is {VERSION}): update cm, or name another --db"
         )
+
+
+def is_old(connection: sqlite3.Connection) -> bool:
+    """Whether there are tables, and migrations that they have not had."""
+    return 0 < version(connection) < VERSION
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MAX_WORKERS = 1000
-KEYS = ("roots", "database", "timezone", "start_of_week", "workers", "projects", "search", "keep", "text", "redact")
+KEYS = (
+    "roots", "database", "timezone", "start_of_week", "workers", "host", "user", "projects", "search", "keep", "text",
+    "redact",
+)  # fmt: skip
 # What the search may be over beside messages and tool inputs.
 SEARCHABLE = ("tool-results", "thinking")
 
@@ -161,6 +164,8 @@ def _problem(key: str, value: Any) -> str | None:
     if key == "search":
         right = isinstance(value, list) and all(item in SEARCHABLE for item in value)
         return None if right else f"must be a list of {', '.join(SEARCHABLE)}"
+    if key in ("host", "user"):
+        return None if _is_name(value) else 'must be a name, such as "laptop"'
     right = type(value) is int and 1 <= value <= MAX_WORKERS
     return None if right else f"must be a whole number from 1 to {MAX_WORKERS}"
 

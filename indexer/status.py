@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cleanup, keeping, pricing, schema
+from . import cleanup, hosts, keeping, pricing, schema
 from .store import display_path, fetch_dicts, snapshot
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PRESENT = "replaced_at IS NULL AND gone_at IS NULL"
 
+# Transcripts and lines are this machine's, whose files can be looked at; responses are of the whole index.
 _FILES = f"""
 SELECT
   coalesce(sum({_PRESENT}), 0) AS present,
@@ -24,6 +25,7 @@ SELECT
   coalesce(sum({_PRESENT} AND error IS NOT NULL), 0) AS failed,
   coalesce(sum(CASE WHEN {_PRESENT} THEN max(size, 0) END), 0) AS bytes
 FROM files
+WHERE host_id = {hosts.THIS}
 """
 
 _COVERAGE = f"""
@@ -32,14 +34,14 @@ SELECT
   coalesce(sum(indexed_lines + coalesce(tail = 'indexed', 0)), 0) AS lines_indexed,
   coalesce(sum(tail = 'pending'), 0) AS lines_pending
 FROM files
-WHERE {_PRESENT}
+WHERE {_PRESENT} AND host_id = {hosts.THIS}
 """
 
-_SKIPPED = """
+_SKIPPED = f"""
 SELECT s.reason, count(*)
 FROM skipped_lines AS s
 JOIN files AS f ON f.id = s.id >> 40
-WHERE f.replaced_at IS NULL AND f.gone_at IS NULL AND NOT s.is_partial
+WHERE f.replaced_at IS NULL AND f.gone_at IS NULL AND f.host_id = {hosts.THIS} AND NOT s.is_partial
 GROUP BY s.reason
 ORDER BY 2 DESC, 1
 """
@@ -80,7 +82,8 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             "database_bytes": _size(db),
             "schema_version": schema.version(connection),
             "roots": [display_path(root) for root in roots],
-            "indexed_roots": [row[0] for row in connection.execute("SELECT DISTINCT root FROM files ORDER BY root")],
+            "indexed_roots": hosts.roots(connection),
+            "hosts": hosts.listed(connection),
             "files": files,
             "coverage": coverage(connection),
             "records": _count(connection, "SELECT count(*) FROM records"),
@@ -91,7 +94,7 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             "sources_gone": kept,
             "failures": dict(
                 connection.execute(
-                    f"SELECT path, error FROM files WHERE {_PRESENT} AND error IS NOT NULL"
+                    f"SELECT path, error FROM files WHERE {_PRESENT} AND host_id = {hosts.THIS} AND error IS NOT NULL"
                     " UNION SELECT x.key, x.value FROM meta AS m, json_each(m.value) AS x WHERE m.key = 'unreadable'"
                     " ORDER BY path"
                 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
+import stat
+from contextlib import contextmanager, suppress
 
-from . import schema
+from . import private, schema
 from .errors import IndexUnusable, Locked
 
 TYPE_CHECKING = False
@@ -19,7 +20,8 @@ BUSY_SECONDS = 30.0
 _MAGIC = b"SQLite format 3\0"
 
 
-def _uri(path: str, mode: str) -> str:
+def uri(path: str, mode: str) -> str:
+    """What SQLite opens a file by; the mode is `ro` or `rw`, and what else follows it."""
     # Not urllib's quote: to import it takes as long as to open the index.
     for character in "%?#":
         path = path.replace(character, f"%{ord(character):02x}")
@@ -29,27 +31,45 @@ def _uri(path: str, mode: str) -> str:
 def explain(path: str, error: sqlite3.Error) -> IndexUnusable:
     """SQLite's error as one line with what to do."""
     if "not a database" in str(error) or "malformed" in str(error):
-        return IndexUnusable(f"{path} is not a usable index ({error}): move it away, or name another file with --db")
+        return IndexUnusable(
+            f"{path} is not a usable index ({error}): put a backup in its place with `cm restore`, move it away,"
+            " or name another file with --db"
+        )
+    if "disk" in str(error):  # is full, or: I/O error, where the system refused for another reason
+        return IndexUnusable(f"{path}: {error}: make room for it; what was committed is safe, and the next run goes on")
+    if "readonly database" in str(error):
+        return IndexUnusable(f"{path}: {error}: make it and its folder writable, or name another file with --db")
     if "no such table" in str(error):  # or view
         return IndexUnusable(f"{path} was made by another version of cm ({error}); run `cm refresh`")
-    return IndexUnusable(f"{path}: {error}")
+    return IndexUnusable(f"{path}: {error}; look at its permissions, or name another file with --db")
 
 
-def make_private(path: str) -> None:
-    """Makes the index's file and folder, for this user only; what exists keeps its folder's mode.
+def make_folder(path: str) -> None:
+    """Makes the index's folder, for this user only; one that exists keeps its mode. Raises IndexUnusable."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def make_private(path: str, tell: Callable[[str], object] = lambda _: None) -> None:
+    """Makes the index's file and folder, for this user only; tells if others could read the file until now.
 
     Raises IndexUnusable: it cannot be made, or is something else.
     """
+    make_folder(path)
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         # SQLite gives -wal and -shm the mode of the database, so it is enough to make that one.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor, was_open = private.open_file(path, os.O_RDWR)
         try:
             head = os.read(descriptor, len(_MAGIC))
         finally:
             os.close(descriptor)
+        if was_open:
+            _mend_others(path)
+            tell(f"{path} could be read by other users of this machine; now only you can")
     except OSError as error:
-        raise IndexUnusable(f"{path}: {error.strerror}; name a writable place with --db or CM_DB") from error
+        raise _unusable(path, error) from error
     # SQLite takes a short file for an empty one, and would write over it.
     if head not in (b"", _MAGIC):
         raise explain(path, sqlite3.DatabaseError("file is not a database"))
@@ -57,22 +77,64 @@ def make_private(path: str) -> None:
 
 def connect(path: str, is_writer: bool = False) -> sqlite3.Connection:
     """A database of ours as it is; read-only, unless it is for the writer. Raises sqlite3.Error."""
-    target = _uri(path, "rw" if is_writer else "ro")
+    target = uri(path, "rw" if is_writer else "ro")
     return sqlite3.connect(target, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
-def open_writer(path: str) -> sqlite3.Connection:
-    """The index, made or migrated where it must be. The caller holds the lock. Raises IndexUnusable."""
+def _unusable(path: str, error: OSError) -> IndexUnusable:
+    return IndexUnusable(f"{path}: {error.strerror}; make it writable, or name another place with --db or CM_DB")
+
+
+def _mend_others(path: str) -> None:
+    for suffix in ("-wal", "-shm"):
+        with suppress(OSError):
+            os.chmod(f"{path}{suffix}", 0o600)
+
+
+def open_writer(path: str, tell: Callable[[str], object] = lambda _: None) -> sqlite3.Connection:
+    """The index, made or migrated where it must be. The caller holds the lock.
+
+    Before a migration an index that holds anything is saved beside itself, and that is told.
+
+    Raises IndexUnusable.
+    """
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = connect_to_write(path)
         schema.check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        if schema.is_old(connection) and connection.execute("SELECT 1 FROM files LIMIT 1").fetchone():
+            tell(_save_before_migration(connection, path))
         schema.migrate(connection)
         connection.execute("INSERT OR IGNORE INTO hosts SELECT 1, ?, ? WHERE NOT EXISTS (SELECT 1 FROM hosts)", _me())
     except sqlite3.Error as error:
         raise explain(path, error) from error
     return connection
+
+
+def connect_to_write(path: str) -> sqlite3.Connection:
+    """The database as it is, for writing. Raises sqlite3.Error."""
+    return sqlite3.connect(uri(path, "rw"), uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def connect_to_read(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """The database as it is, for reading. Raises sqlite3.Error."""
+    # Where no file can be made beside it, SQLite reads a WAL database only if told that nobody writes it.
+    is_fixed = not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(f"{path}-wal")
+    mode = "ro&immutable=1" if is_fixed else "ro"
+    return sqlite3.connect(uri(path, mode), uri=True, timeout=busy_seconds, isolation_level=None)
+
+
+def _save_before_migration(connection: sqlite3.Connection, path: str) -> str:
+    from . import backup
+
+    found = schema.version(connection)
+    kept = f"{path}.schema-{found}"
+    backup.save(connection, kept)
+    return (
+        f"{path} is brought from schema {found} to {schema.VERSION}; as it was, it is kept as {kept}"
+        " (`cm restore` goes back to it; delete it when all is well)"
+    )
 
 
 def _me() -> tuple[str, str]:
@@ -89,13 +151,28 @@ def open_reader(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connec
     Raises:
         IndexUnusable: there is no index yet, or it was made by an older or a newer cm.
     """
-    if not os.path.exists(path):
-        raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`")
+    connection = open_existing(path, busy_seconds)
     try:
-        connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=busy_seconds, isolation_level=None)
-        schema.check(connection, path)
         if schema.version(connection) < schema.VERSION:
             raise IndexUnusable(f"{path} was made by an older cm; run `cm refresh` to bring it up to date")
+    except sqlite3.Error as error:
+        raise explain(path, error) from error
+    return connection
+
+
+def open_existing(path: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """The index as it is, read-only, of whatever older version of cm. Raises IndexUnusable."""
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`") from None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if not is_file:
+        raise IndexUnusable(f"{path} is no file; name another with --db or CM_DB")
+    try:
+        connection = connect_to_read(path, busy_seconds)
+        schema.check(connection, path)
     except sqlite3.Error as error:
         raise explain(path, error) from error
     return connection
@@ -124,11 +201,18 @@ class Lock:
     """A lock file beside the index: one refresh, or one watch, at a time. `flock` lets go when its process dies."""
 
     def __init__(self, path: str, wait: bool = False, of: str = "refresh") -> None:
-        """Takes the lock. Raises Locked if another process has it and `wait` is false."""
+        """Takes the lock.
+
+        Raises:
+            Locked: another process has it, and `wait` is false. IndexUnusable: its file cannot be written.
+        """
         import fcntl
 
         suffix = "lock" if of == "refresh" else f"{of}.lock"
-        self._file = os.open(f"{path}.{suffix}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._file, _ = private.open_file(f"{path}.{suffix}", os.O_RDWR)
+        except OSError as error:
+            raise _unusable(f"{path}.{suffix}", error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:

@@ -90,6 +90,7 @@ COLUMNS = {
         *_COST,
     ),
     "projects": _ranking("Project", "project", PROJECT, Column("sessions", "Sessions", COUNT, 3)),
+    "hosts": _ranking("Host", "host", TEXT, Column("sessions", "Sessions", COUNT, 3)),
     "models": _ranking("Model", "model", MODEL, Column("responses", "Responses", COUNT, 3)),
     "agents": _ranking(
         "Agent", "agent", TEXT, Column("runs", "Runs", COUNT, 2), Column("responses", "Responses", COUNT, 4)
@@ -168,8 +169,16 @@ def _columns(name: str, lines: Sequence[Line], splits: Sequence[str]) -> list[Co
     found = [
         column for column in COLUMNS[name] if column.name not in _RARE or any(row.get(column.name) for _, row in lines)
     ]
+    own = {column.name for column in found}
     if "project" in splits:
         found.insert(1, Column("project", "Project", PROJECT, least=10))
+    if "host" in splits:
+        found.insert(1, Column("host", "Host", TEXT, least=10, most=24))
+    # Most people are the same user everywhere.
+    if "user" in splits and (
+        len({row.get("user") for _, row in lines} - {None}) > 1 or not {"host"} & (own | {*splits})
+    ):
+        found.insert(1 + ("host" in splits), Column("user", "User", TEXT, least=8, most=16))
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from . import checkpoint, lines, reader
 from .parser import FROM_META, Batch, Parser
@@ -13,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .archive import Archived, Chunk, Keeper
+    from .chunks import Archived, Chunk, Keeper
     from .discovery import Found
 
 
@@ -97,6 +96,11 @@ class Part:
         self.is_forgotten = False  # nothing of its session is to be stored
         self.counts = (0, 0, 0)  # of the batch once it was taken: lines indexed, records, lines skipped
 
+    def keep(self, keeper: Keeper, raw: bytes = b"", masked: bytes = b"", offset: int = 0) -> None:
+        """Adds what the archive lacks of a piece."""
+        self.chunks += keeper.chunks(raw, masked, offset)
+        self.is_same, self.is_masked = keeper.is_same, keeper.is_masked
+
     def take_batch(self) -> Batch:
         """The rows, to be stored; the part keeps only how many there were."""
         batch, self.batch = self.batch, Batch()
@@ -107,7 +111,7 @@ class Part:
 def read(job: Job) -> Iterator[Part]:
     """Parts of a transcript in order. A failure is the last part, never an exception."""
     try:
-        descriptor = _open(job.found.path)
+        descriptor = reader.open_regular(job.found.path)
         try:
             for part in _parts(job, descriptor):
                 if not job.keeps_text:
@@ -129,15 +133,6 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _open(path: str) -> int:
-    # Without O_NONBLOCK a FIFO put in the file's place would hold the worker for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("it is not a regular file any more")
-    return descriptor
-
-
 def _parts(job: Job, descriptor: int) -> Iterator[Part]:
     size = job.found.size
     keeper = _keeper(job, descriptor)
@@ -147,57 +142,67 @@ def _parts(job: Job, descriptor: int) -> Iterator[Part]:
             return
     parser = _parser(job)
     part = Part(job)
-    for offset, raw in reader.chunks(descriptor, job.offset, size):
+    for offset, end, raw in reader.chunks(descriptor, job.offset, size):
         data = _masked(job, raw)
         if offset == 0:
-            _look_ahead(parser, descriptor, data, size)
-        if data.endswith(b"\n"):
+            _look_ahead(parser, descriptor, data, end, size)
+        if not data or data.endswith(b"\n"):
             if part.bytes_read:
                 part.is_last = False
                 yield part
             part = Part(job)
-            part.batch = parser.feed(data, offset)
-            part.offset = offset + len(data)
+            part.batch = parser.feed(data, offset) if data else parser.pass_over(offset, end - offset - 1)
+            part.offset = end
             part.state = (parser.session, parser.first_at, parser.last_at, parser.line_count)
             part.hashes = checkpoint.samples(descriptor, part.offset)
         else:
             _tail(part, parser, data, offset)
         if keeper is not None:
-            keeper.add(part, raw, data, offset)
-        part.bytes_read += len(data)
+            _keep(part, keeper, raw, data, offset, end, descriptor)
+        part.bytes_read += end - offset
     if part.hashes is None or part.tail is not None:
         part.hashes = checkpoint.samples(descriptor, part.offset if part.tail in (None, "pending") else size)
     _meta(job, parser, part)
-    part.is_same = keeper is not None and keeper.is_same
+    if keeper is not None:
+        part.keep(keeper)
     yield part
+
+
+def _keep(part: Part, keeper: Keeper, raw: bytes, data: bytes, offset: int, end: int, descriptor: int) -> None:
+    """Also what is too long to be parsed."""
+    if len(raw) < end - offset:
+        raw = os.pread(descriptor, end - offset, offset)
+        data = _masked(part.job, raw)
+    part.keep(keeper, raw, data, offset)
 
 
 def _keeper(job: Job, descriptor: int) -> Keeper | None:
     if job.archived is None:
         return None
-    from .archive import Keeper
+    from .chunks import Keeper
 
-    return Keeper(job, descriptor)
+    return Keeper(job.archived, job.patterns, descriptor)
 
 
 def _catch_up(job: Job, descriptor: int, keeper: Keeper) -> Iterator[Part]:
     """What the index has read already and the archive lacks."""
     end = job.found.size if job.is_for_archive else job.offset
-    for offset, raw in reader.chunks(descriptor, keeper.start, end):
+    for offset, until, raw in reader.chunks(descriptor, keeper.start, end):
         part = Part(job)
         part.is_last, part.is_for_archive = False, True
-        keeper.add(part, raw, _masked(job, raw), offset)
+        _keep(part, keeper, raw, _masked(job, raw), offset, until, descriptor)
         yield part
     if job.is_for_archive:
         part = Part(job)
-        part.is_for_archive, part.is_same = True, keeper.is_same
+        part.is_for_archive = True
+        part.keep(keeper)
         data = _description(job)
         part.meta = None if data is None else _compressed(data)
         yield part
 
 
 def _compressed(data: bytes) -> bytes:
-    from .archive import compress
+    from .chunks import compress
 
     return compress(data)
 
@@ -217,10 +222,10 @@ def _parser(job: Job) -> Parser:
     return Parser(job.file_id, name, mtime_ms, job.session, job.first_at, job.last_at, job.line_count, job.kept)
 
 
-def _look_ahead(parser: Parser, descriptor: int, data: bytes, size: int) -> None:
+def _look_ahead(parser: Parser, descriptor: int, data: bytes, end: int, size: int) -> None:
     """Lets the parser find the first session and time; nearly always in the first lines of the first piece."""
     if not parser.look_ahead(_usable(data)):
-        for _, more in reader.chunks(descriptor, len(data), size):
+        for _, _, more in reader.chunks(descriptor, end, size):
             if parser.look_ahead(_usable(more)):
                 return
 
@@ -247,7 +252,7 @@ def _description(job: Job) -> bytes | None:
     if not os.path.basename(stem).startswith("agent-"):
         return None
     try:
-        with open(f"{stem}.meta.json", "rb") as file:
+        with open(reader.open_regular(f"{stem}.meta.json"), "rb") as file:
             return _masked(job, file.read(1 << 20))
     except OSError:
         return None

@@ -47,6 +47,7 @@ SELECT
   (SELECT count(*) FROM files WHERE size >= 0 AND id NOT IN (SELECT value FROM json_each(:present))) AS sources,
   (SELECT count(*) FROM records WHERE file_id NOT IN (SELECT value FROM json_each(:present))) AS records
 """
+_SEARCHED = ("web_searches", "web_search_cost")
 _COSTS = ("input_cost", "output_cost", "cache_write_cost", "cache_read_cost", "web_search_cost")
 # More than these are counted, not listed.
 _LISTED = 100
@@ -88,9 +89,12 @@ def verify(connection: sqlite3.Connection) -> Report:
         for path, reason in history.failures.items():
             report.differs(f"{path}: cannot be read again: {reason}")
         absent = dict(connection.execute(_ABSENT, present).fetchall())
+        report.kept = dict(zip(("sources", "records"), connection.execute(_KEPT, present).fetchone(), strict=True))
         kept = _compare_responses(connection, report, history, absent)
-        report.kept = _kept(connection, present, kept)
-        _compare_totals(connection, report, history, absent)
+        report.kept |= _sums(kept)
+        (report.kept["forgotten_sessions"],) = connection.execute("SELECT count(*) FROM forgotten").fetchone()
+        if not report.kept["records"]:
+            _compare_totals(connection, report, history)
     return report
 
 
@@ -137,7 +141,9 @@ def _compare_responses(
             # The maximum over more records can only be larger, and the owner may be one that is gone.
             wrong = [name for name in theirs if name.endswith("_tokens") and ours[name] < theirs[name]]
         else:
-            wrong = [name for name in theirs if ours[name] != theirs[name]]
+            # What it searched for may be told by a result that is gone.
+            more = _SEARCHED if report.kept["records"] and ours["web_searches"] > theirs["web_searches"] else ()
+            wrong = [name for name in theirs if ours[name] != theirs[name] and name not in more]
         for name in wrong:
             report.differs(f"response {theirs['key']}: {name} is {ours[name]!r}, the transcripts say {theirs[name]!r}")
     kept = [response_id for response_id in indexed if response_id in absent]
@@ -146,25 +152,15 @@ def _compare_responses(
     return [indexed[response_id] for response_id in kept]
 
 
-def _kept(connection: sqlite3.Connection, present: dict[str, str], responses: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the index alone still knows: of transcripts that are gone, rewritten or merged from elsewhere."""
-    sources, records = connection.execute(_KEPT, present).fetchone()
+def _sums(responses: list[dict[str, Any]]) -> dict[str, int]:
+    """Responses that only the index still knows: of transcripts that are gone, rewritten or merged from elsewhere."""
     tokens = sum(value for response in responses for name, value in response.items() if name.endswith("_tokens"))
     tokens -= sum(response["cache_write_1h_tokens"] for response in responses)  # part of cache_write_tokens
-    return {
-        "sources": sources,
-        "records": records,
-        "forgotten_sessions": connection.execute("SELECT count(*) FROM forgotten").fetchone()[0],
-        "responses": sum(response["part"] == 0 for response in responses),
-        "tokens": tokens,
-    }
+    return {"responses": sum(response["part"] == 0 for response in responses), "tokens": tokens}
 
 
-def _compare_totals(
-    connection: sqlite3.Connection, report: Report, history: naive.History, absent: dict[int, int]
-) -> None:
-    if absent:
-        return  # the totals hold what is gone, and the responses were compared one by one
+def _compare_totals(connection: sqlite3.Connection, report: Report, history: naive.History) -> None:
+    """Only where nothing is gone: the totals hold that too, and the responses were compared one by one."""
     ours, theirs = metrics.from_index(connection).to_dict(), naive.metrics(history).to_dict()
     for name, value in theirs.items():
         if ours[name] != value:

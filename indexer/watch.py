@@ -87,7 +87,7 @@ class Watch:
         while not self._is_stopped:
             self._must_reload = False
             path = config.database(self._db)
-            store.make_private(path)
+            store.make_private(path, self._tell)
             with store.Lock(path, of="watch"):
                 self._run(path)
 

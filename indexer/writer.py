@@ -34,8 +34,7 @@ UPDATE files SET
 WHERE id = ?
 """
 # 32 MB of pages and a checkpoint every 64 MB: with SQLite's 2 and 4 a first load of 600 MB waited a third longer.
-_BULK_PRAGMAS = "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 16384;"
-_BY_RECORD = ("record_usage", "tool_uses", "tool_results")
+BULK_PRAGMAS = "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 16384;"
 
 
 class Writer:
@@ -53,7 +52,7 @@ class Writer:
         self._next_id = self._execute("SELECT coalesce(max(id), 0) + 1 FROM files").fetchone()[0]
         self.failed: set[str] = set()
         self._has_emptied = False  # a session that only stood in may be left without records
-        connection.executescript(_BULK_PRAGMAS + accounting.TOUCHED)
+        connection.executescript(BULK_PRAGMAS + accounting.TOUCHED)
         self._begin()
         if self._next_id == 1:
             self._execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
@@ -212,35 +211,14 @@ class Writer:
             self._execute("DELETE FROM skipped_lines WHERE id >= ? AND id < ?", (start, end))
 
     def _forget(self, records: str, parameters: dict[str, int]) -> None:
-        """Deletes the rows of the records that a query names, and touches what they were part of."""
-        self._touch(records, parameters)
         if self._kept is not None:
             fulltext.remove(self._connection, records, parameters)
-        for table in _BY_RECORD:
-            self._execute(f"DELETE FROM {table} WHERE record_id IN ({records})", parameters)
-        self._execute(f"DELETE FROM records WHERE id IN ({records})", parameters)
-
-    def _touch(self, records: str, parameters: dict[str, int]) -> None:
-        for touched, column, table in (
-            ("responses", "response_id", "record_usage"),
-            ("calls", "call_id", "tool_uses"),
-            ("calls", "call_id", "tool_results"),
-        ):
-            self._execute(
-                f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT {column} FROM {table}"
-                f" WHERE record_id IN ({records})",
-                parameters,
-            )
-        self._execute(
-            "INSERT OR IGNORE INTO temp.touched_sessions SELECT c.session_id FROM records AS r"
-            f" JOIN contexts AS c ON c.id = r.context_id WHERE r.id IN ({records})",
-            parameters,
-        )
+        accounting.forget(self._connection, records, parameters)
 
     def _touch_file(self, file_id: int) -> None:
         """A path decides between copies that agree in all else."""
         parameters = {"start": file_id << OFFSET_BITS, "end": (file_id + 1) << OFFSET_BITS}
-        self._touch("SELECT id FROM records WHERE id >= :start AND id < :end", parameters)
+        accounting.touch(self._connection, "SELECT id FROM records WHERE id >= :start AND id < :end", parameters)
 
     def _touch_batch(self, batch: Batch) -> None:
         if self._is_loading:

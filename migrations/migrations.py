@@ -5,6 +5,8 @@ them back from the schema. Repeated text stands once, in tables whose ids are di
 (`indexer.digest`), so that two machines give the same thing the same id and merging needs no renumbering.
 """
 
+from hashlib import blake2b
+
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("cm")
@@ -309,6 +311,26 @@ def order_by_record(db: Database) -> None:
 
 
 @migrations()
+def name_generations(db: Database) -> None:
+    """An index that is merged again must know the files it already brought, wherever they were moved meanwhile."""
+    # SQLite keeps a comment only if something of the column comes after it.
+    db.execute(
+        """
+ALTER TABLE files ADD COLUMN
+  identity INTEGER -- what this generation is known by in every index that has it
+  CHECK (identity > 0)"""
+    )
+    # The same in every copy of the index, so that an old copy can be merged before its original is brought up to date.
+    rows = db.execute(
+        "SELECT h.name, h.user, f.id, f.path FROM files AS f JOIN hosts AS h ON h.id = f.host_id"
+    ).fetchall()
+    for name, user, file_id, path in rows:
+        digest = blake2b(f"{name}\x1f{user}\x1f{file_id}\x1f{path}".encode(), digest_size=8).digest()
+        db.execute("UPDATE files SET identity = ? WHERE id = ?", [int.from_bytes(digest) >> 1 or 1, file_id])
+    db.execute("CREATE UNIQUE INDEX files_identity ON files (identity)")
+
+
+@migrations()
 def remember_what_is_forgotten(db: Database) -> None:
     """Tombstones: without them the next reading of a transcript would bring a forgotten session back."""
     db.execute("""
@@ -360,7 +382,10 @@ SELECT
 FROM sessions AS s
 LEFT JOIN (
   SELECT
-    c.session_id, sum(k.type = 'user' AND k.subtype = 'prompt' AND NOT c.is_sidechain) AS turns,
+    c.session_id, sum(
+      k.type = 'user' AND NOT c.is_sidechain
+      AND (k.subtype = 'prompt' OR k.subtype = 'command' AND r.text LIKE '%<command-name>%')
+    ) AS turns,
     count(DISTINCT CASE k.type WHEN 'pr-link' THEN r.text END) AS pull_requests,
     sum(k.subtype IS 'compact_boundary' AND NOT c.is_sidechain) AS compactions,
     sum(k.subtype IS 'interruption') AS interruptions,

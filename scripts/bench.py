@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""Times the first refresh of a corpus with different numbers of workers, in turn, and prints a table of ratios.
+"""Measures the life of an index on a made-up history, against ccusage where it is installed, and prints a report.
 
-scripts/gen_corpus.py DIR && scripts/bench.py DIR
+Everything that is compared is run in turn in one go, because a machine's speed drifts; ratios are of medians.
+
+    scripts/bench.py                      # 2,354 transcripts, 625 MB, made in a temporary folder
+    scripts/bench.py --tenfold            # and ten times as many
+    scripts/bench.py --scale 0.05 --check # exit 1 if a target is missed
 """
 
 from __future__ import annotations
@@ -9,54 +13,269 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
+import platform
+import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-WORKERS = (1, 2, 8, 20, 50, 100, 200)
+PASS = [sys.executable, "-c", "pass"]
+NO_OPS = 5
 
 
-def first_refresh(corpus: Path, workers: int) -> tuple[float, float, dict[str, float]]:
-    """Wall seconds, CPU seconds and phases of a refresh into a new index."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {
-            "PYTHONPATH": str(CHECKOUT),
-            "CLAUDE_CONFIG_DIR": str(corpus),
-            "CM_DB": f"{folder}/cm.db",
-            "CM_LOG": f"{folder}/cm.log",
-        }
-        command = [sys.executable, "-m", "indexer", "refresh", "--quiet", "--json", "--workers", str(workers)]
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        done = subprocess.run(command, env=environment, check=True, capture_output=True)
-        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return wall, cpu, json.loads(done.stdout)["phases"]
+@dataclass
+class Run:
+    """One process: wall and CPU seconds, peak MB of the largest of its processes, and what it printed."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+    printed: str
+
+
+@dataclass
+class Target:
+    """A figure and what it may be at most."""
+
+    name: str
+    figure: float
+    limit: float
+
+    @property
+    def is_met(self) -> bool:
+        return self.figure <= self.limit
+
+
+# What runs a command in a process of its own, so that its children are nobody else's.
+MEASURED = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+wall, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stdout]))
+sys.exit(done.returncode)
+"""
+
+
+def run(command: list[str], environment: dict[str, str]) -> Run:
+    """Raises CalledProcessError."""
+    measured = [sys.executable, "-c", MEASURED, *command]
+    done = subprocess.run(measured, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return Run(*json.loads(done.stdout))
+
+
+class Index:
+    """An index of a folder of transcripts, and `cm` on it."""
+
+    def __init__(self, folder: Path, root: Path, name: str = "cm") -> None:
+        self.path = folder / f"{name}.db"
+        self.environment = {
+            "HOME": str(folder), "PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "CM_DB": str(self.path),
+            "CM_LOG": str(folder / "cm.log"), "CLAUDE_CONFIG_DIR": str(root), "TZ": "UTC",
+        }  # fmt: skip
+
+    def cm(self, *arguments: str) -> Run:
+        start = f"import sys; sys.argv = ['cm', *{list(arguments)!r}]; from indexer.main import main; main()"
+        return run([sys.executable, "-c", start], self.environment)
+
+    def first(self, *options: str) -> Run:
+        self.remove()
+        return self.cm("refresh", "--json", *options)
+
+    def remove(self) -> None:
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            path.unlink()
+
+    def totals(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.cm("stats", "--json", "--no-refresh").printed)
+        return found
 
 
 def main() -> None:
-    """Prints the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path, help="Claude config directory, as scripts/gen_corpus.py writes it")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument("--scale", type=float, default=1, help="of the history; 1 is 2,354 transcripts")
+    parser.add_argument("--tenfold", action="store_true", help="also measure ten times that")
+    parser.add_argument("--runs", type=int, default=3, help="of what is compared; medians are taken")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers to compare")
+    parser.add_argument("--ccusage", default=shutil.which("ccusage"), help="its executable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     options = parser.parse_args()
-    first_refresh(options.corpus, 1)  # the file cache is warm from here on
-    seconds: dict[int, list[tuple[float, float]]] = {count: [] for count in options.workers}
+    with tempfile.TemporaryDirectory(prefix="cm-bench-") as folder:
+        report = measure(Path(folder), options)
+    print(json.dumps(report, indent=2) if options.json else markdown(report))
+    if options.check and not all(target["is_met"] for target in report["targets"]):
+        sys.exit(1)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    root = folder / "claude"
+    corpus = generate(root, options.scale)
+    report: dict[str, Any] = {"machine": machine(), "corpus": corpus, "ccusage": version(options.ccusage)}
+    one = life(folder, root, options, report)
+    targets = [*against_ccusage(one), *own_ratios(one, corpus)]
+    if options.tenfold:
+        ten_root = folder / "claude10"
+        ten_corpus = generate(ten_root, options.scale * 10)
+        ten = {"corpus": ten_corpus, **times(Index(folder, ten_root, "cm10"), options)}
+        report["tenfold"] = ten
+        targets += tenfold(one, ten)
+    report["targets"] = [{**asdict(target), "is_met": target.is_met} for target in targets]
+    return report
+
+
+def generate(root: Path, scale: float) -> dict[str, Any]:
+    script = str(CHECKOUT / "scripts" / "gen_corpus.py")
+    done = subprocess.run(
+        [sys.executable, script, "--scale", str(scale), str(root)], check=True, stdout=subprocess.PIPE
+    )
+    made: dict[str, Any] = json.loads(done.stdout)
+    made["megabytes"] = sum(path.stat().st_size for path in (root / "projects").rglob("*.jsonl")) / 1e6
+    return made
+
+
+def machine() -> str:
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, CPython {platform.python_version()},"
+        f" SQLite {sqlite3.sqlite_version}"
+    )
+
+
+def version(ccusage: str | None) -> str | None:
+    return (
+        ccusage and subprocess.run([ccusage, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    )
+
+
+def life(folder: Path, root: Path, options: argparse.Namespace, report: dict[str, Any]) -> dict[str, Any]:
+    """First index over worker counts; then what happens to a history, each with the refresh that sees it."""
+    index = Index(folder, root)
+    report["workers"], totals = {}, []
+    for count in options.workers:
+        found = index.first("--workers", str(count))
+        report["workers"][count] = {"wall": found.wall, "cpu": found.cpu, "peak_mb": found.peak_mb}
+        totals.append(index.totals())
+    one = report["times"] = times(index, options)
+    one["changes"] = changes(index, root)
+    totals_after = index.totals()
+    index.first()
+    report["numbers_are_equal"] = all(found == totals[0] for found in totals) and kept(totals_after, index.totals())
+    return one
+
+
+def kept(grown: dict[str, Any], anew: dict[str, Any]) -> bool:
+    """Whether the index that saw every change knows all that one made afterwards does, and what was deleted."""
+    return bool(grown["messages_count"] >= anew["messages_count"] and grown["total_cost"] >= anew["total_cost"])
+
+
+def times(index: Index, options: argparse.Namespace) -> dict[str, Any]:
+    """Medians of what is compared, each in turn with ccusage."""
+    commands = {
+        "no change": ("refresh", "--quiet"),
+        "stats": ("stats", "--json"),
+        "daily": ("daily", "--json"),
+        "stats, no refresh": ("stats", "--json", "--no-refresh"),
+        "daily, no refresh": ("daily", "--json", "--no-refresh"),
+    }
+    seen: dict[str, list[float]] = {}
+    peak = 0.0
     for _ in range(options.runs):
-        for count in options.workers:  # in turn, because the machine's speed drifts
-            wall, cpu, _phases = first_refresh(options.corpus, count)
-            seconds[count].append((wall, cpu))
-    print("| workers | seconds | CPU seconds | against 1 worker |\n| --- | --- | --- | --- |")
-    one = seconds[options.workers[0]]
-    for count, runs in seconds.items():
-        ratio = statistics.median(a[0] / b[0] for a, b in zip(runs, one, strict=True))
-        wall, cpu = (statistics.median(column) for column in zip(*runs, strict=True))
-        print(f"| {count} | {wall:.1f} | {cpu:.1f} | {ratio:.2f} |")
+        if options.ccusage:
+            theirs = run([options.ccusage, "claude", "session", "--json", "--offline"], index.environment)
+            seen.setdefault("ccusage", []).append(theirs.wall)
+        first = index.first()
+        seen.setdefault("first", []).append(first.wall)
+        peak = max(peak, first.peak_mb)
+        for _ in range(NO_OPS):
+            seen.setdefault("python", []).append(run(PASS, index.environment).wall)
+            for name, command in commands.items():
+                seen.setdefault(name, []).append(index.cm(*command).wall)
+    found: dict[str, Any] = {name: median(walls) for name, walls in seen.items()}
+    return found | {"peak_mb": peak, "index_mb": index.path.stat().st_size / 1e6}
+
+
+def changes(index: Index, root: Path) -> dict[str, Any]:
+    """Seconds and bytes read of the refresh that follows each kind of change."""
+    paths = sorted((root / "projects").rglob("*.jsonl"), key=lambda path: path.stat().st_size)
+    middle = len(paths) // 2
+    grown, copied, moved, rewritten, deleted = paths[middle : middle + 5]
+    line = rewritten.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] + b"\n"
+    made: dict[str, Any] = {}
+
+    def change(name: str, work: Any) -> None:
+        work()
+        done = index.cm("refresh", "--json")
+        summary = json.loads(done.printed)
+        made[name] = {"wall": done.wall, **{key: summary[key] for key in ("files_parsed", "bytes_read")}}
+
+    change("append a line", lambda: grown.open("ab").write(line))
+    change("new file", lambda: shutil.copyfile(copied, copied.with_name("new.jsonl")))
+    change("rename", lambda: moved.rename(moved.with_name("moved.jsonl")))
+    change("rewrite", lambda: rewritten.write_bytes(rewritten.read_bytes().replace(b"\n", b" \n", 1)))
+    change("delete", deleted.unlink)
+    return made
+
+
+def against_ccusage(one: dict[str, Any]) -> list[Target]:
+    if "ccusage" not in one:
+        return []
+    limits = {"first": 1.0, "no change": 1 / 25, "stats": 1 / 12, "daily": 1 / 12}
+    return [Target(f"{name} / ccusage", one[name] / one["ccusage"], limit) for name, limit in limits.items()]
+
+
+def own_ratios(one: dict[str, Any], corpus: dict[str, Any]) -> list[Target]:
+    return [
+        Target("no change / python -c pass", one["no change"] / one["python"], 4),
+        Target("append a line / no change", one["changes"]["append a line"]["wall"] / one["no change"], 2.5),
+        Target("peak memory, MB", one["peak_mb"], 120),
+        Target("index / transcripts", one["index_mb"] / corpus["megabytes"], 0.25),
+    ]
+
+
+def tenfold(one: dict[str, Any], ten: dict[str, Any]) -> list[Target]:
+    limits = {"first": 10.5, "no change": 5.5, "stats, no refresh": 1.5, "daily, no refresh": 1.5}
+    ratios = [Target(f"{name}: tenfold", ten[name] / one[name], limit) for name, limit in limits.items()]
+    return [*ratios, Target("peak memory tenfold, MB", ten["peak_mb"], 120)]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    corpus, one = report["corpus"], report["times"]
+    files, megabytes = corpus["files"], corpus["megabytes"]
+    seconds = [(name, f"{found:.3f}") for name, found in one.items() if isinstance(found, float) and "mb" not in name]
+    for name, change in one["changes"].items():
+        what = f"{name}: {change['files_parsed']} files, {change['bytes_read']:,} bytes read"
+        seconds.append((what, f"{change['wall']:.3f}"))
+    workers = [
+        (count, f"{found['wall']:.2f}", f"{found['cpu']:.2f}", f"{found['peak_mb']:.0f}")
+        for count, found in report["workers"].items()
+    ]
+    targets = [
+        (found["name"], f"{found['figure']:.3f}", f"{found['limit']:.3f}", "met" if found["is_met"] else "missed")
+        for found in report["targets"]
+    ]
+    equal = "equal" if report["numbers_are_equal"] else "NOT EQUAL"
+    parts = [
+        f"{report['machine']}: {files:,} transcripts, {corpus['records']:,} records, {megabytes:.0f} MB",
+        f"First index: {one['first']:.2f} s, {files / one['first']:,.0f} files/s, {megabytes / one['first']:,.0f} MB/s;"
+        f" numbers {equal} over workers and changes",
+        table(("workers", "seconds", "CPU seconds", "peak MB"), workers),
+        table(("what", "seconds"), seconds),
+        table(("target", "figure", "at most", ""), targets),
+    ]
+    return "\n\n".join(parts)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 if __name__ == "__main__":

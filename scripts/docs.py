@@ -21,7 +21,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
 
-_COLUMN = re.compile(r"^  (\w+) (.+?),? -- (.*)$", re.MULTILINE)
+_COLUMN = re.compile(r"^(?:  |, )(\w+) (.+?),? -- (.*)$", re.MULTILINE)
 _TITLE = re.compile(r"^CREATE TABLE (\w+) \( -- (.*)$", re.MULTILINE)
 
 

@@ -96,6 +96,7 @@ def test_all_takes_the_numbers_too_and_they_do_not_come_back(home: builders.Home
         refresh()
     assert rows(db, SPENT) == [(20, 40, 2)]
     assert rows(db, "SELECT session_id FROM sessions") == [(OTHER,)]
+    assert rows(db, "PRAGMA foreign_key_check") == []
     assert not remains(db, SAID)
     assert run_cm("verify").returncode == 0
 

@@ -562,7 +562,7 @@ def said_by_index() -> tuple[list[Row], list[Row], list[Row]]:
 
 
 def said_by_reading(root: Path) -> tuple[list[Row], list[Row], list[Row]]:
-    reading = Reading((root / "projects").rglob("*.jsonl"))
+    reading = Reading(root.rglob("projects/**/*.jsonl"))
     responses, calls = reading.responses()
     sessions = [
         {

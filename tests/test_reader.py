@@ -22,9 +22,11 @@ def read(data: bytes, chunk: int, start: int = 0, end: int | None = None) -> lis
         path.write_bytes(data)
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            return list(reader.chunks(descriptor, start, len(data) if end is None else end))
+            found = list(reader.chunks(descriptor, start, len(data) if end is None else end))
         finally:
             os.close(descriptor)
+    assert [begin for begin, _, _ in found[1:]] == [end for _, end, _ in found[:-1]]
+    return [(begin, piece) for begin, _, piece in found]
 
 
 @given(LINES, st.booleans(), st.integers(1, 40), st.data())
@@ -66,3 +68,14 @@ def test_what_was_appended_after_the_file_was_looked_at_is_left_for_next_time():
 def test_a_file_that_became_shorter_meanwhile_is_an_error_and_no_endless_loop():
     with pytest.raises(OSError, match="cut short"):
         read(b"one\n", 100, end=50)
+
+
+def test_a_line_that_is_too_long_is_passed_over_and_what_is_around_it_is_not(monkeypatch):
+    monkeypatch.setattr(reader, "MAX_LINE", 100)
+    long = b"x" * 100 + b"\n"
+    for chunk in (8, 64, 99):
+        assert b"".join(piece for _, piece in read(b"y\n" + long + b"y\n", chunk)) == b"y\ny\n"
+        assert (2, b"") in read(b"y\n" + long + b"y\n", chunk)
+        # Until its end is written it may be anything: what it begins with is looked at.
+        offset, piece = read(b"y\n" + b"x" * 1000, chunk)[-1]
+        assert (offset, set(piece), len(piece) <= 2 * chunk) == (2, {ord("x")}, True)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_keep import configure, restored
 
-from indexer import archive, refresh, store
+from indexer import archive, chunks, erasure, refresh, store
 from indexer.redaction import SETS, redactor
 
 # Made up, and put together here so that no scanner takes this file for a leak.
@@ -40,9 +40,9 @@ def stored_bytes(db: Path) -> bytes:
     if Path(archive.place(str(db))).exists():
         with closing(archive.Reader(archive.place(str(db)))) as reader:
             for (packed,) in reader.connection.execute("SELECT data FROM chunks"):
-                data += archive.decompress(packed)
+                data += chunks.decompress(packed)
             for (packed,) in reader.connection.execute("SELECT meta FROM files WHERE meta IS NOT NULL"):
-                data += archive.decompress(packed)
+                data += chunks.decompress(packed)
     return data
 
 
@@ -168,6 +168,10 @@ def test_what_was_stored_before_is_found_and_masked(home: builders.Home, db: Pat
     places = {item["place"] for item in orjson.loads(dry.stdout)["findings"]}
     assert {"records.text", "archive", "contexts.cwd", "projects.path", "sessions.title"} <= places
     assert ANTHROPIC not in dry.stdout
+    with closing(store.open_reader(str(db))) as connection:
+        problems = list(erasure.problems(connection))
+    assert len(problems) == len(places)
+    assert all("cm redact" in fix for _, fix in problems)
     assert remains(db, ANTHROPIC)
     done = run_cm("redact", "--yes")
     assert done.returncode == 0, done.stderr

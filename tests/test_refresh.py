@@ -713,7 +713,7 @@ def dump(db: Path) -> dict[str, list[Any]]:
     found = {}
     for table in sorted(set(tables) - {"refreshes"} - {name for name in tables if name.startswith(("_", "sqlite_"))}):
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-        kept = ", ".join(name for name in columns if name != "checked_ns")
+        kept = ", ".join(name for name in columns if name not in ("checked_ns", "identity"))
         found[table] = sorted(connection.execute(f"SELECT {kept} FROM {table}"), key=repr)
     connection.close()
     return found

@@ -230,7 +230,7 @@ def test_a_report_is_its_view(place: tuple[Path, Path], report: Report, name: st
     described = reports.REPORTS[name]
     viewed = select(place[1], f"SELECT * FROM {described.view}")
     for row in viewed:
-        for column in row.keys() & {"models", "shared_with"}:
+        for column in row.keys() & {"models", "shared_with", "forked_from"}:
             row[column] = sorted(json.loads(row[column]))
     found = report(name)
     assert [list(row) for row in found] == [list(row) for row in viewed[:1]] * len(found)

@@ -78,7 +78,7 @@ def test_every_table_and_column_is_described_in_the_schema(index):
     for name, sql in own_tables(index).items():
         assert re.match(rf"CREATE TABLE {name} \( -- \S", sql), name
         for column in index.execute(f"PRAGMA table_xinfo({name})"):
-            assert re.search(rf"^  {column[1]} .*-- \S", sql, re.MULTILINE), f"{name}.{column[1]}"
+            assert re.search(rf"^(?:  |, ){column[1]} .*-- \S", sql, re.MULTILINE), f"{name}.{column[1]}"
 
 
 @pytest.mark.parametrize("name", FIXED)

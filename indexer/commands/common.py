@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .. import config, store
+from .. import config, hosts, store
 from ..cli import say
 from ..errors import CmError, IndexUnusable, Locked, NoHistory
 from ..refresh import refresh
@@ -28,7 +28,7 @@ def open_index(db: str | None, roots: Sequence[str], no_refresh: bool, command: 
     path = config.database(db)
     found, _ = config.roots(roots)
     if not no_refresh:
-        _refresh(path, roots, command)
+        bring_up_to_date(path, roots, command)
     connection = store.open_reader(path)
     if no_refresh and connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone():
         say("the first refresh has not completed: these are not all numbers yet; run `cm refresh`")
@@ -36,7 +36,8 @@ def open_index(db: str | None, roots: Sequence[str], no_refresh: bool, command: 
     return connection
 
 
-def _refresh(path: str, roots: Sequence[str], command: str) -> None:
+def bring_up_to_date(path: str, roots: Sequence[str], command: str) -> None:
+    """Refreshes the index; if that is not possible and it is complete, stderr says so. Raises CmError."""
     try:
         summary = refresh(roots, path, command=command, wait=not _is_complete(path), progress=progress_bar())
         report(summary, path)
@@ -67,9 +68,9 @@ def _is_complete(path: str) -> bool:
 
 def _mention_other_roots(connection: sqlite3.Connection, roots: Sequence[str]) -> None:
     shown = [store.display_path(root) for root in roots]
-    others = [row[0] for row in connection.execute("SELECT DISTINCT root FROM files") if row[0] not in shown]
+    others = [root for root in hosts.roots(connection) if root not in shown] + hosts.others(connection)
     if others:
-        say(f"the index also holds the history of {', '.join(sorted(others))}")
+        say(f"the index also holds the history of {', '.join(others)}")
 
 
 def tokens_of(item: dict[str, Any]) -> str:

@@ -11,6 +11,14 @@ from .. import settings
 from ..cli import index_options, json_option
 from ..output import dumps, printable
 
+# What holds where nothing is set.
+_UNSET = {
+    "timezone": "the system's",
+    "workers": "as many as pay off",
+    "host": "as the machine was called when the index was made",
+    "user": "as the user was called when the index was made",
+}
+
 
 @click.command()
 @json_option
@@ -43,11 +51,13 @@ def _lines(name: str, value: Any, looked: list[str]) -> list[str]:
         return aliases or ["shown by the last part of their path"]
     if name == "roots":
         return value or [f"none found in {', '.join(looked)}"]
+    if name == "search":
+        return [", ".join(("messages", "what tools were given", *value))]
     if name == "redact":
         return [_redacted(value)]
     if isinstance(value, bool):
         return ["yes" if value else "no"]
-    return [str(value or {"timezone": "the system's", "workers": "as many as pay off"}[name])]
+    return [str(value or _UNSET[name])]
 
 
 def _redacted(given: bool | dict[str, list[str]]) -> str:

@@ -85,23 +85,28 @@ def _text(found: dict[str, Any]) -> str:
     rows = [row for response in found["responses"] for row in (response, *response["advisor_calls"])]
     named = dict.fromkeys(row["price"]["source"] for row in rows if row["price"])
     sources = {source: number for number, source in enumerate(named, 1)}
-    blocks = [_response(row, sources) for row in found["responses"]]
+    blocks = [_response(row, sources, found["is_merged"]) for row in found["responses"]]
     notes = [_field(f"source {number}", source) for source, number in sources.items()]
     return "\n\n".join([*blocks, "\n".join([*_sum(found), *notes])])
 
 
-def _response(row: dict[str, Any], sources: dict[str, int]) -> str:
+def _response(row: dict[str, Any], sources: dict[str, int], is_merged: bool) -> str:
+    machine = _machine(row) if is_merged else ""
     lines = [
         printable(f"{row['response_key']}  {row['at']}  {row['model']}"),
         _field("session", row["session_id"]),
         _field("project", row["project"] + (f", subagent {row['agent']}" if row["agent"] else "")),
-        printable(f"  {'owner':<11}{row['file']}:{row['line']}"),
+        printable(f"  {'owner':<11}{row['file']}:{row['line']}{machine}"),
         *_counts(row, sources),
-        *_records(row),
+        *_records(row, is_merged),
     ]
     for number, call in enumerate(row["advisor_calls"], 1):
         lines += [_field(f"advisor {number}", call["model"]), *_counts(call, sources)]
     return "\n".join(lines)
+
+
+def _machine(row: dict[str, Any]) -> str:
+    return f" on {row['user']}@{row['host']}"
 
 
 def _field(name: str, value: str) -> str:
@@ -181,16 +186,16 @@ def _notes(row: dict[str, Any]) -> list[str]:
     return [text for name, text in notes.items() if row[name]]
 
 
-def _records(row: dict[str, Any]) -> list[str]:
+def _records(row: dict[str, Any], is_merged: bool) -> list[str]:
     """The records by file, the owner's first."""
     said = [_said(record) for record in row["records"]]
     is_same = len(set(said)) == 1
     lines = [f"  records{', each with ' + said[0] if is_same else ''}"]
-    file = row["file"]
+    place = (row["host"], row["user"], row["file"])
     for record, counts in zip(row["records"], said, strict=True):
-        if record["file"] != file:
-            file = record["file"]
-            lines.append(f"    {printable(file)}")
+        if (record["host"], record["user"], record["file"]) != place:
+            place = (record["host"], record["user"], record["file"])
+            lines.append(printable(f"    {record['file']}{_machine(record) if is_merged else ''}"))
         original = record["duplicate_of"] if record["role"] != "owner" else None
         text = f"    line {record['line']:<7}{record['role']}"
         text += f" as {_place(row, original)}" if original else ""

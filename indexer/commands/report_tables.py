@@ -38,6 +38,7 @@ _TITLES = {
     "sessions": ("Usage by session", "sessions"),
     "projects": ("Usage by project", "projects"),
     "models": ("Usage by model", "models"),
+    "hosts": ("Usage by machine", "machines"),
     "agents": ("Usage by type of agent", "types"),
     "skills": ("Usage by skill", "skills"),
     "mcp-servers": ("Usage by MCP server", "servers"),
@@ -84,7 +85,7 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
     width, _ = shutil.get_terminal_size((_WIDTH, 24))
     names = _names(connection, report, shown)
     lines = [line for row in shown for line in _lines(report, row)]
-    lines.append((tables.TOTAL, _total(report, found)))
+    lines.append((tables.TOTAL, _total(report, found, query)))
     title = click.style(_title(connection, name, query, options), bold=True)
     text = tables.draw(name, lines, names, width, query.splits)
     click.echo("\n".join(["", title, "", text, "", *(click.style(note, dim=True) for note in notes)]))
@@ -96,7 +97,7 @@ def _title(connection: sqlite3.Connection, name: str, query: Query, options: Opt
         text += f" {what} {options[what]}" if options[what] else ""
     if options.get("last"):
         text += f", the last {options['last']} {_TITLES[name][1]}"
-    for wanted in (*options["projects"], *options["models"], *options.get("sessions", ())):
+    for wanted in (*options["projects"], *options["models"], *options.get("sessions", ()), *options["hosts"]):
         text += f", {wanted}"
     return printable(f"{text} · {zones.name(config.timezone(options['timezone']))}")
 
@@ -169,10 +170,12 @@ def _passed(start: str, end: str) -> str:
 # Sums
 
 
-def _total(report: Report, found: Sequence[Row]) -> Row:
+def _total(report: Report, found: Sequence[Row], query: Query) -> Row:
     """The last line of a table."""
     total: Row = {"label": "Total"}
     for name in _SUMMED.get(report.key, _SUMMED[""]):
+        if name == "sessions" and query.splits:  # one may be in several rows
+            continue
         values = [row[name] for row in found if row[name] is not None]
         total[name] = sum(values) if values else None
     return total

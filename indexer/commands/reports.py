@@ -1,4 +1,4 @@
-"""`cm daily`, `weekly`, `monthly`, `hourly`, `sessions`, `projects`, `models`, `agents`, `tools` and `blocks`."""
+"""The reports: `cm daily`, `weekly`, `monthly`, `hourly`, `sessions`, `projects`, `models`, `hosts` and so on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 _EPOCH = date(1970, 1, 1)
 _RECENT_DAYS = 3
+# What `agents --by` is a report of, and what `--by` splits the rows of any report by.
 _BY = {"agent": "agents", "skill": "skills", "mcp-server": "mcp-servers", "plugin": "plugins"}
+_SPLITS = {"project": ("project",), "host": ("host", "user"), "user": ("user",)}
 
 
 def _run(name: str, options: Options) -> None:
@@ -48,7 +50,7 @@ def _run(name: str, options: Options) -> None:
 
 def _print(connection: sqlite3.Connection, name: str, options: Options) -> None:
     report = library.REPORTS[name]
-    query = _query(connection, report, options)
+    query = query_of(connection, report, options)
     columns, found = library.rows(connection, report, query)
     if report.key == "block":
         columns = columns + _limit(found, options)
@@ -88,7 +90,8 @@ def _csv_cell(value: Any) -> Any:
 # What is asked
 
 
-def _query(connection: sqlite3.Connection, report: Report, options: Options) -> Query:
+def query_of(connection: sqlite3.Connection, report: Report, options: Options) -> Query:
+    """What the options of a report ask for. Raises BadInput."""
     start_of_week = settings.DAYS.index(config.start_of_week(options.get("start_of_week")))
     since, until = _range(connection, report, options, start_of_week)
     return library.Query(
@@ -98,11 +101,19 @@ def _query(connection: sqlite3.Connection, report: Report, options: Options) -> 
         projects=_ids(connection, filters.projects, "project", options["projects"]),
         models=_ids(connection, filters.models, "model", options["models"]),
         sessions=_ids(connection, filters.sessions, "session", options.get("sessions", ())),
-        splits=("project",) if options.get("instances") else (),
+        hosts=_ids(connection, filters.hosts, "host", options["hosts"]),
+        splits=_splits(report, options),
         is_recorded=options["cost"] == "recorded",
         start_of_week=start_of_week,
         block_hours=options.get("session_length", windows.HOURS),
     )
+
+
+def _splits(report: Report, options: Options) -> tuple[str, ...]:
+    wanted = [*(["project"] if options.get("instances") else []), *options["by"]]
+    if report.key == "host":
+        wanted.append("user")
+    return tuple(dict.fromkeys(name for by in wanted for name in _SPLITS.get(by, ()) if name != report.key))
 
 
 def _range(
@@ -202,6 +213,8 @@ def _token_limit(context: click.Context, parameter: click.Parameter, value: str 
 def _shared(name: str, own: Sequence[Option]) -> list[Option]:
     """Options of every report, with its own in between."""
     is_timeline = library.REPORTS[name].is_timeline
+    kinds = [*(_BY if name == "agents" else ()), "host", "user"]
+    by = "What it is for; host or user: one row for each, too." if name == "agents" else "One row for each, too."
     return [
         click.option("-s", "--since", metavar="DAY", help=f"From that local day on: {filters.DATES}."),
         click.option("-u", "--until", metavar="DAY", help="To the end of that local day; 7d: before the last seven."),
@@ -214,6 +227,11 @@ def _shared(name: str, own: Sequence[Option]) -> list[Option]:
             "--model", "models", multiple=True, metavar="TEXT", shell_complete=completion.models,
             help="Only models with that in their name.",
         ),
+        click.option(
+            "--host", "hosts", multiple=True, metavar="TEXT", shell_complete=completion.hosts,
+            help="Only that machine of a merged index: its name, its user, user@host, or a part of it.",
+        ),
+        click.option("--by", multiple=True, type=click.Choice(kinds), help=by),
         click.option("-b", "--breakdown", is_flag=True, help="Show each model's part."),
         click.option(
             "-o", "--order", type=click.Choice(["asc", "desc"]),
@@ -238,7 +256,7 @@ def _shared(name: str, own: Sequence[Option]) -> list[Option]:
 
 def _command(name: str, text: str, *own: Option) -> click.Command:
     def run(**options: Any) -> None:
-        _run(_BY[options["by"]] if "by" in options else name, options)
+        _run(next((_BY[by] for by in options["by"] if by in _BY), name), options)
 
     for option in reversed(_shared(name, own)):
         run = option(run)
@@ -274,10 +292,10 @@ sessions = _command(
 )
 projects = _command("projects", "Usage by project.")
 models = _command("models", "Usage by model.")
+hosts = _command("hosts", "Usage by machine and user: this one, and those whose indexes were merged into this one.")
 agents = _command(
     "agents",
     "Usage by type of subagent, or by what newer versions of Claude Code attribute it to.",
-    click.option("--by", type=click.Choice(list(_BY)), default="agent", show_default=True, help="What it is for."),
 )
 tools = _command(
     "tools",

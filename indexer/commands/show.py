@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from .. import archive, completion, config, conversation, export, filters, sessions, zones
+from .. import archive, completion, config, conversation, document, filters, sessions, zones
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
 from ..output import dumps, printable
@@ -85,12 +85,12 @@ def show(
     if as_json:
         click.echo(dumps(told, indent=True))
     elif form is not None:
-        write = export.markdown if form == "markdown" else export.html
+        write = document.markdown if form == "markdown" else document.html
         click.echo(write(told, when, thinking), nl=False)
     else:
         _page(_draw(told, when, thinking, full))
     if form is not None or as_json:
-        for line in export.told_missing(told):
+        for line in document.told_missing(told):
             say(line)
 
 
@@ -142,7 +142,7 @@ def _draw(found: Row, when: Clock, thinking: bool, full: bool) -> str:
     )
     with console.capture() as captured:
         for part in _Drawing(when, thinking, full).conversation(found):
-            console.print(part, soft_wrap=False)
+            console.print(part, soft_wrap=getattr(part, "overflow", None) == "ignore")
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     return text
 
@@ -159,18 +159,19 @@ class _Drawing:
         from rich.text import Text
 
         yield Text(_safe(" ".join((found["title"] or "Untitled session").split())), "bold")
-        for name, text in export.facts(found, self._when):
-            yield Text(f"{name.lower():<9}{_safe(text)}", "dim")
+        for name, text in document.facts(found, self._when):
+            # Not cut into lines: it is there to be copied.
+            yield Text(f"{name.lower():<9}{_safe(text)}", "dim", no_wrap=True, overflow="ignore")
         for turn in found["turns"]:
             yield from self._turn(turn)
-        for line in export.told_missing(found):
-            yield Text(f"\n{_safe(line)}", "yellow")
+        for line in document.told_missing(found):
+            yield Text(f"\n{_safe(line)}", "yellow", no_wrap=True, overflow="ignore")
 
     def _turn(self, turn: Row) -> Iterator[RenderableType]:
         from rich.rule import Rule
         from rich.text import Text
 
-        used = export.spent(turn)
+        used = document.spent(turn)
         head = f"{turn['number']} · {self._when(turn['at'])}{f' · {used}' if used else ''}"
         yield Text()
         yield Rule(Text(head, "cyan"), align="left", style="dim")
@@ -195,17 +196,17 @@ class _Drawing:
         elif kind == "agent":
             yield from self._agent(step)
         elif kind == "note":
-            yield Text(f"\n{export.about(step)}", "magenta")
+            yield Text(f"\n{document.about(step)}", "magenta")
             yield Padding(self._folded(step["text"] or ""), (0, 0, 0, 2))
         elif self._thinking and step["text"] != "":
             yield Text()
-            yield Padding(Text(_safe(step["text"] or export.GONE), "italic dim"), (0, 0, 0, 2))
+            yield Padding(Text(_safe(step["text"] or document.GONE), "italic dim"), (0, 0, 0, 2))
 
     def _prompt(self, step: Row) -> Iterator[RenderableType]:
         from rich.text import Text
 
         images = f" [{step['images']} attached]" if step["images"] else ""
-        yield Text(f"\n❯ {_safe(step['text'] or export.GONE)}{images}", "bold green")
+        yield Text(f"\n❯ {_safe(step['text'] or document.GONE)}{images}", "bold green")
 
     def _tool(self, step: Row) -> Iterator[RenderableType]:
         from rich.padding import Padding
@@ -218,8 +219,8 @@ class _Drawing:
         line.append(f"  {_safe(' '.join((step['subject'] or '').split()))}")
         yield line
         if self._full and step["input"] is not None:
-            yield Padding(Text(_safe(export.given(step)), "dim"), (0, 0, 0, 2))
-        yield Padding(self._folded(export.returned(step)), (0, 0, 0, 2))
+            yield Padding(Text(_safe(document.given(step)), "dim"), (0, 0, 0, 2))
+        yield Padding(self._folded(document.returned(step)), (0, 0, 0, 2))
         for agent in step["agents"]:
             yield from self._agent(agent)
 
@@ -228,7 +229,7 @@ class _Drawing:
         from rich.padding import Padding
         from rich.text import Text
 
-        yield Text(f"\n▸ {_safe(export.named(agent))}", "magenta")
+        yield Text(f"\n▸ {_safe(document.named(agent))}", "magenta")
         yield Padding(Group(*(part for step in agent["steps"] for part in self.step(step))), (0, 0, 0, 4))
 
     def _folded(self, text: str) -> RenderableType:

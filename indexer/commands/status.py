@@ -52,6 +52,7 @@ def _text(found: dict[str, Any]) -> str:
         ),
         ("undercounted", f"{found['undercounted_responses']:,} responses whose final output was never written"),
     ]
+    lines += [("host" if place == 0 else "", _host(host)) for place, host in enumerate(found["hosts"])]
     lines += [("unpriced", tokens_of(item)) for item in found["unpriced"]]
     lines += [("unreadable", f"{path}: {reason}") for path, reason in found["failures"].items()]
     lines += _cleanup(found)
@@ -62,6 +63,14 @@ def _text(found: dict[str, Any]) -> str:
     ] or [("last refresh", "never")]
     lines += [("warning", text) for text in found["warnings"]]
     return "\n".join(f"{name:<13} {printable(text)}" for name, text in lines)
+
+
+def _host(host: dict[str, Any]) -> str:
+    is_this = "this machine" if host["is_this_machine"] else f"merged, as of {host['as_of']}"
+    return (
+        f"{host['user']}@{host['host']}, {is_this}: {host['present']:,} transcripts present, {host['gone']:,} gone,"
+        f" {host['rewritten']:,} rewritten; {host['responses']:,} responses"
+    )
 
 
 def _cleanup(found: dict[str, Any]) -> list[tuple[str, str]]:

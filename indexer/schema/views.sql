@@ -30,6 +30,7 @@ SELECT
     JOIN contexts AS x ON x.id = o.context_id
     JOIN sessions AS y ON y.id = x.session_id
     JOIN files AS g ON g.id = o.id >> 40
+    JOIN hosts AS k ON k.id = g.host_id
     WHERE
       o.id IN (
         SELECT u.id FROM records AS u WHERE u.uuid = r.uuid
@@ -39,17 +40,20 @@ SELECT
         JOIN records AS b ON b.id = u.record_id
         WHERE u.response_id = r.response_id AND b.block IS r.block AND b.text IS r.text
       )
-      AND (x.is_sidechain, x.is_background, o.at, y.session_id, g.path, o.id)
-      < (c.is_sidechain, c.is_background, r.at, s.session_id, f.path, r.id)
-    ORDER BY x.is_sidechain, x.is_background, o.at, y.session_id, g.path, o.id
+      AND (x.is_sidechain, x.is_background, o.at, y.session_id, k.name, k.user, g.path, o.id)
+      < (c.is_sidechain, c.is_background, r.at, s.session_id, h.name, h.user, f.path, r.id)
+    ORDER BY x.is_sidechain, x.is_background, o.at, y.session_id, k.name, k.user, g.path, o.id
     LIMIT 1
   ) AS duplicate_of,
-  f.replaced_at IS NOT NULL OR f.gone_at IS NOT NULL AS is_source_gone
+  f.replaced_at IS NOT NULL OR f.gone_at IS NOT NULL AS is_source_gone,
+  h.name AS host,
+  h.user AS user
 FROM records AS r
 JOIN contexts AS c ON c.id = r.context_id
 JOIN sessions AS s ON s.id = c.session_id
 JOIN record_types AS t ON t.id = r.type_id
 JOIN files AS f ON f.id = r.id >> 40
+JOIN hosts AS h ON h.id = f.host_id
 LEFT JOIN models AS m ON m.id = r.model_id;
 
 -- Responses with what they cost: whole nanodollars of each kind, rounded half to even from the exact product, NULL
@@ -125,12 +129,16 @@ SELECT
   r.flags >> 3 & 1 AS is_implausible,
   r.stop_reason AS stop_reason,
   r.record_count AS record_count,
-  r.owner_id AS message_id
+  r.owner_id AS message_id,
+  h.name AS host,
+  h.user AS user
 FROM response_costs AS r
 JOIN sessions AS s ON s.id = r.session_id
 JOIN projects AS p ON p.id = s.project_id
 JOIN models AS m ON m.id = r.model_id
 JOIN contexts AS x ON x.id = r.context_id
+LEFT JOIN files AS f ON f.id = r.owner_id >> 40
+LEFT JOIN hosts AS h ON h.id = f.host_id
 LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent;
 
 -- The reports. Their SQL stands in reports.py, where it is used with filters, too: `cog -r` writes it anew.
@@ -310,6 +318,29 @@ JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
 GROUP BY p.id;
 
+-- One row per machine and user whose history is in the index.
+CREATE VIEW host_usage AS
+SELECT
+  o.name AS host,
+  o.user AS user,
+  strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT u.session_id) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+JOIN models AS m ON m.id = u.model_id
+JOIN hosts AS o ON o.id = u.host_id
+GROUP BY o.id;
+
 -- One row per model.
 CREATE VIEW model_usage AS
 SELECT
@@ -452,6 +483,7 @@ SELECT
 FROM calls AS c
 LEFT JOIN local_usage AS u ON u.id = c.caller_id
 LEFT JOIN models AS m ON m.id = c.model_id
+LEFT JOIN hosts AS o ON o.id = c.host_id
 GROUP BY c.name;
 
 -- One row per window of five hours in which something was used, and per gap between two.
@@ -562,7 +594,8 @@ SELECT
   r.input + r.output + r.cache_write + r.cache_read + r.web_search AS cost_nano,
   r.recorded_nano AS recorded_nano,
   r.cache_saved AS cache_saved_nano,
-  r.is_undercounted AS is_undercounted
+  r.is_undercounted AS is_undercounted,
+  f.host_id AS host_id
 FROM (
   SELECT
     c.*,
@@ -570,7 +603,8 @@ FROM (
       (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= c.at ORDER BY z.from_at DESC LIMIT 1), 0
     ) AS local_at
   FROM response_costs AS c
-) AS r;
+) AS r
+LEFT JOIN files AS f ON f.id = r.owner_id >> 40;
 
 -- Tool calls with their local time: what the report on tools counts.
 CREATE VIEW local_calls AS
@@ -588,9 +622,11 @@ SELECT
   t.is_error AS is_error,
   t.result_bytes AS result_bytes,
   t.web_searches AS web_searches,
-  max(t.ended_at - t.started_at, 0) AS duration_ms
+  max(t.ended_at - t.started_at, 0) AS duration_ms,
+  f.host_id AS host_id
 FROM tool_calls AS t
-LEFT JOIN responses AS r ON r.id = t.response_id;
+LEFT JOIN responses AS r ON r.id = t.response_id
+LEFT JOIN files AS f ON f.id = t.record_id >> 40;
 
 -- What the full-text index `search` is over: the text of passages, and in `about` words that filters look for.
 CREATE VIEW searchable AS

@@ -1,0 +1,80 @@
+"""What happened in a session, counted: turns, tools, files, pull requests, interruptions, errors, changes of model."""
+
+from __future__ import annotations
+
+from .digest import digest_text
+from .parser import EDITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+
+_TYPES = {
+    "prompt": digest_text("user", "prompt"),
+    "command": digest_text("user", "command"),
+    "interruption": digest_text("user", "interruption"),
+    "compaction": digest_text("system", "compact_boundary"),
+    "api_error": digest_text("assistant", "api_error"),
+    "pull_request": digest_text("pr-link", None),
+}
+_EDITS = ", ".join(f"'{name}'" for name in EDITS)
+
+# Texts are only fetched where CASE asks for them: the rest comes from the index on contexts, times and types.
+_RECORDS = """
+SELECT
+  c.session_id,
+  sum(CASE
+    WHEN c.is_sidechain THEN 0
+    WHEN r.type_id = :prompt THEN 1
+    WHEN r.type_id = :command THEN r.text LIKE '%<command-name>%'
+    ELSE 0
+  END) AS turn_count,
+  count(DISTINCT CASE WHEN r.type_id = :pull_request THEN r.text END) AS pull_request_count,
+  sum(r.type_id = :compaction AND NOT c.is_sidechain) AS compaction_count,
+  sum(r.type_id = :interruption) AS interruption_count,
+  sum(r.type_id = :api_error) AS api_error_count
+FROM contexts AS c
+JOIN records AS r ON r.context_id = c.id
+WHERE c.session_id IN (SELECT id FROM temp.touched_sessions)
+GROUP BY c.session_id
+"""
+_TOOLS = f"""
+SELECT
+  t.session_id, count(*) AS tool_count, coalesce(sum(t.is_error), 0) AS tool_error_count,
+  count(DISTINCT CASE WHEN t.name IN ({_EDITS}) THEN
+    (SELECT u.subject FROM tool_uses AS u WHERE u.call_id = t.id AND u.record_id = t.record_id)
+  END) AS file_count
+FROM tool_calls AS t
+WHERE t.session_id IN (SELECT id FROM temp.touched_sessions)
+GROUP BY t.session_id
+"""
+_MODELS = """
+SELECT session_id, sum(is_change) AS model_change_count
+FROM (
+  SELECT session_id, model_id <> lag(model_id) OVER (PARTITION BY session_id ORDER BY at, id) AS is_change
+  FROM responses
+  WHERE part = 0 AND NOT is_sidechain AND session_id IN (SELECT id FROM temp.touched_sessions)
+)
+GROUP BY session_id
+"""
+_FACTS = f"""
+INSERT OR REPLACE INTO session_facts
+SELECT
+  s.id, coalesce(r.turn_count, 0), coalesce(t.tool_count, 0), coalesce(t.tool_error_count, 0),
+  coalesce(t.file_count, 0), coalesce(r.pull_request_count, 0), coalesce(r.compaction_count, 0),
+  coalesce(r.interruption_count, 0), coalesce(r.api_error_count, 0), coalesce(m.model_change_count, 0)
+FROM sessions AS s
+LEFT JOIN ({_RECORDS}) AS r ON r.session_id = s.id
+LEFT JOIN ({_TOOLS}) AS t ON t.session_id = s.id
+LEFT JOIN ({_MODELS}) AS m ON m.session_id = s.id
+WHERE s.id IN (SELECT id FROM temp.touched_sessions)
+"""
+
+
+def derive(connection: sqlite3.Connection) -> None:
+    """Counts the touched sessions anew."""
+    connection.execute(_FACTS, _TYPES)
+    connection.execute(
+        "DELETE FROM session_facts WHERE session_id IN (SELECT id FROM temp.touched_sessions)"
+        " AND NOT EXISTS (SELECT 1 FROM sessions WHERE id = session_facts.session_id)"
+    )
