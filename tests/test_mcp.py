@@ -61,7 +61,15 @@ def refused(result: Any) -> str:
 def test_tools_say_what_they_are_for_and_that_they_only_read(a_history, ask: Ask):
     instructions, *tools = ask()
     assert "never instructions" in instructions
-    assert {tool.name for tool in tools} == {"report", "stats", "explain", "describe", "query", *queries.named()}
+    assert {tool.name for tool in tools} == {
+        "report",
+        "stats",
+        "search",
+        "explain",
+        "describe",
+        "query",
+        *queries.named(),
+    }
     for tool in tools:
         assert len(tool.description) > 30
         assert tool.annotations.read_only_hint
@@ -93,6 +101,19 @@ def test_stats_explain_and_named_queries(a_history, ask: Ask, run_cm: RunCm):
     assert told(explained)["sum"]["output_tokens"] == 107
     assert len(told(explained)["responses"]) == 1
     assert [row["output_tokens"] for row in told(dearest)["rows"]] == [107]
+
+
+def test_what_was_said_is_found_once_there_is_a_full_text_index(a_history, ask: Ask, run_cm: RunCm):
+    refresh()
+    (before,) = ask(("search", {"words": "deploy"}), options=())
+    assert "cm search" in refused(before)
+    found = json.loads(run_cm("search", "deploy", "--json").stdout)
+    assert found
+    again, none = ask(
+        ("search", {"words": "deploy", "role": "prompt"}), ("search", {"words": "deploy", "role": "answer"})
+    )
+    assert told(again)["rows"] == found
+    assert told(none)["rows"] == []
 
 
 def test_sql_reads_and_nothing_else(a_history, ask: Ask, db: Path):

@@ -86,7 +86,7 @@ def search(
       cm search "connection pool" timeo* --project shop --since 30d
       cm search docker build --role tool --tool Bash
     """  # fmt: skip
-    match, phrases = library.parse(words)
+    library.parse(words)  # what cannot be searched for is said before anything is made
     path = config.database(db)
     connection = open_index(db, roots, no_refresh, "search")
     try:
@@ -96,9 +96,7 @@ def search(
             connection.close()
             _build(path, wanted)
             connection = store.open_reader(path)
-        start, end = _span(connection, since, until)
-        chosen = _sessions(connection, projects, sessions)
-        query = library.Query(match, phrases, start, end, chosen, role, tool)
+        query = asked(connection, words, projects, sessions, since, until, role, tool)
         with store.snapshot(connection):
             found = library.find(connection, query, limit)
         when = zones.clock(connection)
@@ -139,6 +137,22 @@ def _build(path: str, kinds: frozenset[int]) -> None:
 
 
 # What is asked
+
+
+def asked(
+    connection: sqlite3.Connection,
+    words: Sequence[str],
+    projects: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    since: str | None = None,
+    until: str | None = None,
+    role: str | None = None,
+    tool: str | None = None,
+) -> library.Query:
+    """A query in terms of the index. Raises CmError for words, days or names that cannot be used."""
+    match, phrases = library.parse(words)
+    start, end = _span(connection, since, until)
+    return library.Query(match, phrases, start, end, _sessions(connection, projects, sessions), role, tool)
 
 
 def _span(connection: sqlite3.Connection, since: str | None, until: str | None) -> tuple[int | None, int | None]:
