@@ -46,7 +46,7 @@ _PRAGMAS = {
     "user_version", "schema_version", "page_count", "page_size", "freelist_count", "compile_options",
     "function_list", "collation_list", "database_list", "encoding", "data_version",
 }  # fmt: skip
-_DEFAULT = re.compile(r"^--\s*:(\w+)\s*=\s*(.*)$", re.MULTILINE)
+_DEFAULT = re.compile(r"^-- *:(\w+) *= *(.*)$", re.MULTILINE)
 
 
 def named() -> dict[str, NamedQuery]:
@@ -136,4 +136,9 @@ def _look_up(name: str, parameters: Mapping[str, Any] | Sequence[Any]) -> tuple[
     if unknown:
         takes = ", ".join(sorted(known)) or "none"
         raise BadInput(f"query {name} has no parameter {unknown[0]}; it takes: {takes}")
-    return listed[name].sql, {key: (value or None) for key, value in known.items()} | given
+    return listed[name].sql, {key: _default(value) for key, value in known.items()} | given
+
+
+def _default(text: str) -> int | str | None:
+    """A number as a number: SQLite takes any text for larger than any number."""
+    return int(text) if re.fullmatch(r"-?\d+", text) else text or None

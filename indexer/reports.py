@@ -327,6 +327,11 @@ def _blocks(query: Query, parts: dict[str, str], sums: Iterable[str], splits: Se
     return text + blocks.GAPS.format(length=length, nothing=nothing, where=_condition(_of_range(query, "g")))
 
 
+def condition(query: Query) -> str:
+    """The WHERE that limits `local_usage AS u` to what is asked for; empty without a limit."""
+    return _condition(_of_range(query, "u") + _of_usage(query))
+
+
 def _of_range(query: Query, row: str) -> list[str]:
     """Conditions on the local time of a row. No zone is a day away from UTC: that lets an index find the range."""
     found = []

@@ -396,3 +396,10 @@ LEFT JOIN (
 LEFT JOIN (
   SELECT session_id, count(*) AS tools, sum(is_error) AS errors FROM tool_calls GROUP BY session_id
 ) AS t ON t.session_id = s.id""")
+
+
+@migrations()
+def index_tool_calls_by_time(db: Database) -> None:
+    """The newest tool calls first. An index without any gets this one as all others: after its first load."""
+    if db.execute("SELECT 1 FROM tool_calls LIMIT 1").fetchone():
+        db.execute("CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at)")

@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import builders
 import pytest
+
+if TYPE_CHECKING:
+    from webserver import Server
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 # What `cm` reads from its environment, and what Python needs; nothing else reaches the process.
@@ -107,3 +111,28 @@ def make_unreadable(request: pytest.FixtureRequest) -> Callable[[Path], None]:
             pytest.skip("this user can read what has no permissions")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index of a made-up history, for tests that only read it."""
+    from indexer import refresh
+    from indexer.demo import write_history
+
+    folder = tmp_path_factory.mktemp("demo")
+    root, db = folder / ".claude", folder / "cm.db"
+    write_history(root, until=datetime(2026, 11, 20, 18, tzinfo=UTC), days=10, projects=3, sessions_per_day=2, seed=7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder))
+        patch.setenv("CM_LOG", str(folder / "cm.log"))
+        refresh([str(root)], str(db))
+    return db
+
+
+@pytest.fixture(scope="session")
+def web(demo_index: Path) -> Iterator[Server]:
+    """`cm serve` on it, without a token."""
+    from webserver import serving
+
+    with serving(demo_index, HOME=str(demo_index.parent), CM_LOG=str(demo_index.parent / "cm.log")) as server:
+        yield server

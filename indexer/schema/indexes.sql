@@ -20,7 +20,8 @@ CREATE INDEX IF NOT EXISTS responses_session ON responses (session_id, at);
 CREATE INDEX IF NOT EXISTS responses_model ON responses (model_id, at);
 -- Searches a response is charged for.
 CREATE INDEX IF NOT EXISTS tool_calls_response ON tool_calls (response_id) WHERE web_searches > 0;
--- Tool calls of a session, and of a tool.
+-- Tool calls of a session, of a tool, and the newest.
+CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at);
 CREATE INDEX IF NOT EXISTS tool_calls_session ON tool_calls (session_id);
 CREATE INDEX IF NOT EXISTS tool_calls_name ON tool_calls (name, started_at);
 CREATE INDEX IF NOT EXISTS contexts_session ON contexts (session_id);

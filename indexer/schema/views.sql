@@ -72,6 +72,7 @@ WITH products AS (
     p.cache_write_den AS w_den,
     r.cache_read_tokens * p.cache_read_num AS c,
     p.cache_read_den AS c_den,
+    (r.cache_write_tokens + r.cache_read_tokens) * p.input_num AS uncached,
     r.web_searches * p.web_search AS web,
     p.id AS rate_id
   FROM responses AS r
@@ -97,7 +98,8 @@ SELECT
   CASE c_den WHEN 1 THEN c ELSE
     (2 * c + c_den) / (2 * c_den) - ((2 * c + c_den) % (2 * c_den) = 0 AND (2 * c + c_den) / (2 * c_den) % 2)
   END AS cache_read,
-  web AS web_search
+  web AS web_search,
+  uncached / i_den - w / w_den - c / c_den AS cache_saved
 FROM products;
 
 -- One row per response and model: an advisor's call within a response is a row of its own.
@@ -591,6 +593,7 @@ SELECT
   r.input_tokens + r.output_tokens + r.cache_write_tokens + r.cache_read_tokens AS total_tokens,
   r.input + r.output + r.cache_write + r.cache_read + r.web_search AS cost_nano,
   r.recorded_nano AS recorded_nano,
+  r.cache_saved AS cache_saved_nano,
   r.is_undercounted AS is_undercounted,
   f.host_id AS host_id
 FROM (

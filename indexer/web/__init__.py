@@ -1,0 +1,1 @@
+"""The web: Datasette on the index, with pages and endpoints of our own."""

@@ -1,0 +1,382 @@
+"""The numbers of the web page, as one plain object: what the page draws live, and what a report file carries."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+
+from .. import __version__, config, filters, reports, settings, zones
+from ..errors import BadInput
+from ..pricing import unpriced
+from ..store import fetch_dicts, snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+    from typing import Any, NamedTuple
+
+    Row = dict[str, Any]
+
+    class Wanted(NamedTuple):
+        """What is asked of the page: days as `filters` reads them, projects by path or name, models by name."""
+
+        since: str | None = None
+        until: str | None = None
+        projects: Sequence[str] = ()
+        models: Sequence[str] = ()
+        timezone: str | None = None
+
+    class Days(NamedTuple):
+        """The days that are asked for, both inclusive; local, as today is."""
+
+        since: date
+        until: date
+        today: date
+        start_of_week: int  # 0 is Monday
+
+else:
+    from collections import namedtuple
+
+    Wanted = namedtuple("Wanted", "since until projects models timezone", defaults=(None, None, (), (), None))
+    Days = namedtuple("Days", "since until today start_of_week")
+
+SINCE = "30d"
+EVERYTHING = "all"
+_EPOCH = date(1970, 1, 1)
+_CALENDAR_WEEKS = 53
+_LARGEST = 12
+
+# One pass over the responses: every number below but the calls of tools is a sum of these. Dropped with the snapshot.
+_HOURS = """
+CREATE TEMP TABLE hours AS
+SELECT
+  u.local_day AS day, u.local_at / 3600000 % 24 AS hour, u.session_id, u.context_id, u.is_sidechain, u.model_id,
+  min(u.at) AS first_at, max(u.at) AS last_at,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) AS cost_nano,
+  sum(u.cache_saved_nano) AS cache_saved_nano,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.responses) AS responses,
+  sum(u.is_undercounted) AS undercounted_responses
+FROM local_usage AS u
+{where}
+GROUP BY 1, 2, 3, 4, 5, 6
+"""
+
+_OLDEST = "SELECT min(u.local_day) FROM local_usage AS u {where}"
+
+# Costs of what has a price; NULL where nothing has one.
+_COST = "sum(h.cost_nano) / 1e9 AS cost_usd, sum(h.unpriced_tokens) AS unpriced_tokens"
+_COUNTS = "sum(h.total_tokens) AS total_tokens, sum(h.responses) AS responses"
+_TOKENS = """sum(h.input_tokens) AS input_tokens, sum(h.output_tokens) AS output_tokens,
+  sum(h.cache_creation_tokens) AS cache_creation_tokens, sum(h.cache_read_tokens) AS cache_read_tokens"""
+_SAVED = "sum(h.cache_saved_nano) / 1e9 AS cache_saved_usd"
+_SESSIONS = "count(DISTINCT h.session_id) AS sessions"
+_TIMES = "min(h.first_at) AS first_at, max(h.last_at) AS last_at"
+_DAY = "date(h.day * 86400, 'unixepoch') AS day"
+_DEAREST = f"ORDER BY cost_usd DESC, total_tokens DESC, 1 LIMIT {_LARGEST}"
+
+_DAILY = f"""
+SELECT {_DAY}, m.name AS model, {_COST}, {_COUNTS}, {_TOKENS}, {_SAVED}, {_TIMES}
+FROM hours AS h
+JOIN models AS m ON m.id = h.model_id
+WHERE h.day BETWEEN ? AND ?
+GROUP BY h.day, m.id
+ORDER BY h.day, m.name
+"""
+_CALENDAR = f"""
+SELECT {_DAY}, {_COST}, {_COUNTS}, {_SESSIONS}, {_TIMES}
+FROM hours AS h
+WHERE h.day BETWEEN ? AND ?
+GROUP BY h.day
+ORDER BY h.day
+"""
+# Day 0 was a Thursday.
+_WEEKDAYS = f"""
+SELECT (h.day + 3) % 7 AS weekday, h.hour AS hour, {_COST}, {_COUNTS}
+FROM hours AS h
+WHERE h.day BETWEEN ? AND ?
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+_TOTALS = f"""
+SELECT
+  {_COST}, {_COUNTS}, {_TOKENS}, {_SAVED}, {_SESSIONS}, {_TIMES}, count(DISTINCT h.day) AS days,
+  sum(h.undercounted_responses) AS undercounted_responses
+FROM hours AS h
+WHERE h.day BETWEEN ? AND ?
+"""
+_MODELS = f"""
+SELECT m.name AS model, {_COST}, {_COUNTS}, {_TOKENS}, {_SESSIONS}
+FROM hours AS h
+JOIN models AS m ON m.id = h.model_id
+WHERE h.day BETWEEN ? AND ?
+GROUP BY m.id
+ORDER BY cost_usd DESC, total_tokens DESC, 1
+"""
+_PROJECTS = f"""
+SELECT p.path AS project, {_COST}, {_COUNTS}, {_SESSIONS}, {_TIMES}
+FROM hours AS h
+JOIN sessions AS s ON s.id = h.session_id
+JOIN projects AS p ON p.id = s.project_id
+WHERE h.day BETWEEN ? AND ?
+GROUP BY p.id
+{_DEAREST}
+"""
+_DEAREST_SESSIONS = f"""
+SELECT
+  s.session_id AS session_id, s.title AS title, p.path AS project, s.prompt_count AS prompts,
+  {_COST}, {_COUNTS}, {_TIMES}
+FROM hours AS h
+JOIN sessions AS s ON s.id = h.session_id
+JOIN projects AS p ON p.id = s.project_id
+WHERE h.day BETWEEN ? AND ?
+GROUP BY s.id
+{_DEAREST}
+"""
+_NEWEST_SESSIONS = _DEAREST_SESSIONS.replace(_DEAREST, f"ORDER BY last_at DESC, 1 LIMIT {_LARGEST}")
+_AGENTS = f"""
+SELECT
+  CASE WHEN h.is_sidechain
+    THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown')
+  END AS agent,
+  count(DISTINCT CASE WHEN h.is_sidechain THEN h.session_id || ' ' || x.agent END) AS runs,
+  {_COST}, {_COUNTS}, {_SESSIONS}
+FROM hours AS h
+JOIN contexts AS x ON x.id = h.context_id
+LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent
+WHERE h.day BETWEEN ? AND ?
+GROUP BY 1
+{_DEAREST}
+"""
+# Without what the responses cost that call them, which takes `cm tools` most of its time.
+_TOOLS = f"""
+SELECT
+  c.name AS tool,
+  max(c.mcp_server) AS mcp_server,
+  count(*) AS calls,
+  coalesce(sum(c.is_error), 0) AS errors,
+  1.0 * sum(c.is_error) / count(c.is_error) AS error_rate,
+  max(CASE WHEN c.n = (c.timed + 1) / 2 THEN c.duration_ms END) AS median_ms,
+  max(CASE WHEN c.n = (c.timed * 95 + 99) / 100 THEN c.duration_ms END) AS p95_ms,
+  coalesce(sum(c.result_bytes), 0) AS result_bytes
+FROM (
+  SELECT
+    u.name, u.mcp_server, u.is_error, u.result_bytes, u.duration_ms,
+    row_number() OVER (PARTITION BY u.name ORDER BY u.duration_ms NULLS LAST) AS n,
+    count(u.duration_ms) OVER (PARTITION BY u.name) AS timed
+  FROM local_calls AS u
+  {{where}}
+) AS c
+GROUP BY c.name
+ORDER BY calls DESC, 1
+LIMIT {_LARGEST}
+"""
+_MOMENT = f"""
+SELECT {_COST}, {_COUNTS}, {_SESSIONS}
+FROM (SELECT u.*, CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END AS unpriced_tokens
+  FROM local_usage AS u {{where}}) AS h
+"""
+
+
+def numbers(connection: sqlite3.Connection, wanted: Wanted) -> dict[str, Any]:
+    """The numbers of the page, of a connection that is used for nothing else: days local, times UTC.
+
+    Costs are USD; of what has no price they are None, and `unpriced_tokens` says how many tokens that is.
+
+    Raises BadInput: there is no such day, project or zone.
+    """
+    zone = config.timezone(wanted.timezone)
+    if wanted.timezone or not zones.is_current(connection):
+        zones.use(connection, zone)
+    with snapshot(connection):
+        return _numbers(connection, wanted, zones.name(zone))
+
+
+def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[str, Any]:
+    now = int(time.time() * 1000)
+    local_now = now + zones.offset_at(connection, now)
+    query = reports.Query(
+        projects=_ids(connection, filters.projects, wanted.projects),
+        models=_ids(connection, _models_named, wanted.models),
+    )
+    days = _days(connection, wanted, query, _EPOCH + timedelta(local_now // reports.DAY))
+    first = min(days.since, _calendar_start(days), _first_of_last_month(days.today))
+    condition = reports.condition(query._replace(since=_number(first) * reports.DAY))
+    connection.execute(_HOURS.format(where=condition))
+    return {
+        "version": __version__,
+        "now": datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "zone": zone,
+        "today": str(days.today),
+        "start_of_week": days.start_of_week,
+        "range": {"since": str(days.since), "until": str(days.until), "days": (days.until - days.since).days + 1},
+        "wanted": {"since": wanted.since, "until": wanted.until, "projects": wanted.projects, "models": wanted.models},
+        "choices": _choices(connection),
+        "periods": _periods(connection, query, days, local_now),
+        "block": _active_block(connection, now),
+        **_in_range(connection, days, query),
+        **_health(connection),
+    }
+
+
+def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) -> dict[str, Any]:
+    """What the chosen days hold, and the calendar that ends with them."""
+
+    def rows(sql: str, since: date = days.since, until: date = days.until) -> list[Row]:
+        return fetch_dicts(connection, sql, (_number(since), _number(until)))
+
+    labels = _labels(connection)
+    found: dict[str, Any] = {
+        "totals": rows(_TOTALS)[0],
+        "daily": rows(_DAILY),
+        "calendar": rows(_CALENDAR, _calendar_start(days)),
+        "hours": rows(_WEEKDAYS),
+        "months": rows(_CALENDAR, _first_of_last_month(days.today), days.today),
+        "models": rows(_MODELS),
+        "projects": rows(_PROJECTS),
+        "sessions": rows(_DEAREST_SESSIONS),
+        "newest_sessions": rows(_NEWEST_SESSIONS),
+        "agents": rows(_AGENTS),
+        "tools": _tools(connection, days, query),
+    }
+    for row in (*found["projects"], *found["sessions"], *found["newest_sessions"]):
+        row["label"] = labels[row["project"]]
+    return found
+
+
+# What is asked for
+
+
+def _ids(connection: sqlite3.Connection, find: Any, wanted: Sequence[str]) -> list[int] | None:
+    """Ids of the rows that match any of the texts; None without a text: no limit."""
+    return sorted({id for text in wanted for id in find(connection, text)}) if wanted else None
+
+
+def _models_named(connection: sqlite3.Connection, wanted: str) -> list[int]:
+    """The model of that name, else those that have the text in it."""
+    exact = [int(id) for (id,) in connection.execute("SELECT id FROM models WHERE name = ?", (wanted,))]
+    return exact or filters.models(connection, wanted)
+
+
+def _days(connection: sqlite3.Connection, wanted: Wanted, query: reports.Query, today: date) -> Days:
+    since = wanted.since or ("" if wanted.until else SINCE)
+    last = filters.last_day(wanted.until, today) if wanted.until else today
+    if since in ("", EVERYTHING):
+        (oldest,) = connection.execute(_OLDEST.format(where=reports.condition(query))).fetchone()
+        first = min(last, _EPOCH + timedelta(oldest)) if oldest is not None else last
+    else:
+        first = filters.first_day(since, today)
+    if last < first:
+        raise BadInput(f"the range ends on {last}, before it begins on {first}; exchange the two")
+    return Days(first, last, today, settings.DAYS.index(config.start_of_week()))
+
+
+def _number(day: date) -> int:
+    return (day - _EPOCH).days
+
+
+def _calendar_start(days: Days) -> date:
+    return days.until - timedelta(7 * _CALENDAR_WEEKS - 1)
+
+
+def _first_of_last_month(today: date) -> date:
+    return filters.first_day("last-month", today)
+
+
+# What is shown
+
+
+def _choices(connection: sqlite3.Connection) -> dict[str, Any]:
+    """What the page can be limited to: projects and models that have responses, whatever it is limited to now."""
+    projects = connection.execute(
+        "SELECT path FROM projects AS p WHERE EXISTS ("
+        " SELECT 1 FROM sessions AS s JOIN responses AS r ON r.session_id = s.id WHERE s.project_id = p.id)"
+    ).fetchall()
+    models = connection.execute(
+        "SELECT name FROM models AS m WHERE EXISTS (SELECT 1 FROM responses AS r WHERE r.model_id = m.id) ORDER BY name"
+    )
+    labels = _labels(connection)
+    named = [{"project": path, "label": labels[path]} for (path,) in projects]
+    return {
+        "projects": sorted(named, key=lambda row: (row["label"].lower(), row["project"])),
+        "models": [name for (name,) in models],
+    }
+
+
+def _labels(connection: sqlite3.Connection) -> dict[str, str]:
+    """How projects are shown, by path: those of one name with the directory they are in."""
+    projects = connection.execute("SELECT path, name FROM projects").fetchall()
+    labels = {path: settings.project_label(path, name) for path, name in projects}
+    counts = Counter(labels.values())
+    return {
+        path: label if counts[label] == 1 else f"{os.path.basename(os.path.dirname(path))}/{label}"
+        for path, label in labels.items()
+    }
+
+
+def _periods(connection: sqlite3.Connection, query: reports.Query, days: Days, now: int) -> list[Row]:
+    """Today, this week and this month so far; the ones before, up to the same moment and whole."""
+    week = timedelta((days.today.weekday() - days.start_of_week) % 7)
+    starts = (
+        ("day", days.today, days.today - timedelta(1)),
+        ("week", days.today - week, days.today - week - timedelta(7)),
+        ("month", days.today.replace(day=1), _first_of_last_month(days.today)),
+    )
+    found = []
+    for period, start, start_before in starts:
+        begin, begin_before = _number(start) * reports.DAY, _number(start_before) * reports.DAY
+        same_moment = min(begin_before + now - begin, begin)
+        found.append(
+            {
+                "period": period,
+                "since": str(start),
+                **_sum(connection, query, begin, now + 1),
+                "before": {
+                    "since": str(start_before),
+                    "so_far": _sum(connection, query, begin_before, same_moment + 1),
+                    "whole": _sum(connection, query, begin_before, begin),
+                },
+            }
+        )
+    return found
+
+
+def _sum(connection: sqlite3.Connection, query: reports.Query, since: int, until: int) -> Row:
+    """What was used in a span of local time, to the millisecond."""
+    condition = reports.condition(query._replace(since=since, until=until))
+    (row,) = fetch_dicts(connection, _MOMENT.format(where=condition))
+    return row
+
+
+def _active_block(connection: sqlite3.Connection, now: int) -> Row | None:
+    """The window of five hours that is running, of all usage: a limit knows no filters."""
+    _, rows = reports.rows(connection, reports.REPORTS["blocks"], reports.Query(ending_after=now))
+    return next((row for row in reversed(rows) if row["is_active"]), None)
+
+
+def _tools(connection: sqlite3.Connection, days: Days, query: reports.Query) -> list[Row]:
+    query = query._replace(since=_number(days.since) * reports.DAY, until=(_number(days.until) + 1) * reports.DAY)
+    return fetch_dicts(connection, _TOOLS.format(where=reports.condition(query)))
+
+
+def _health(connection: sqlite3.Connection) -> dict[str, Any]:
+    """How far the numbers can be relied on."""
+    (last,) = connection.execute(
+        "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', max(started_at) / 1000, 'unixepoch') FROM refreshes"
+    ).fetchone()
+    loading = connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone()
+    (is_used,) = connection.execute("SELECT EXISTS (SELECT 1 FROM responses)").fetchone()
+    return {
+        "last_refresh": last,
+        "is_loading": loading is not None,
+        "is_empty": not is_used,
+        "unpriced": unpriced(connection),
+    }
