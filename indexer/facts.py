@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         kind: str
 
     class Table(NamedTuple):
-        """A table, by which columns a row is known within its host, and whether it is cut by the day of `at`."""
+        """A table, by which columns a row is known within its host, and whether `occurred_at` cuts it by days."""
 
         name: str
         key: Sequence[str]
@@ -113,7 +113,9 @@ class Facts:
             if not days:
                 return
             # Days in a row are one range: each costs a look into an index.
-            spans = " OR ".join(f"at >= {first * DAY} AND at < {(last + 1) * DAY}" for first, last in _runs(days))
+            spans = " OR ".join(
+                f"occurred_at >= {first * DAY} AND occurred_at < {(last + 1) * DAY}" for first, last in _runs(days)
+            )
             where = f"WHERE {spans}"
         yield from self._connection.execute(
             f"SELECT {columns} FROM temp.fact_{table.name} {where} ORDER BY {', '.join(table.key)}"
@@ -148,7 +150,7 @@ def tables(connection: sqlite3.Connection) -> list[Table]:
     for name, key in KEYS.items():
         rows = fetch_dicts(connection, "SELECT name, type FROM pragma_table_info(?)", (f"fact_{name}",))
         columns = [Column(row["name"], _kind(row["name"], row["type"])) for row in rows]
-        found.append(Table(name, key, columns, any(column.name == "at" for column in columns)))
+        found.append(Table(name, key, columns, any(column.name == "occurred_at" for column in columns)))
     return found
 
 
@@ -167,7 +169,7 @@ def schema() -> list[Table]:
 
 
 def _kind(name: str, declared: str) -> str:
-    if name == "at" or (name.endswith("_at") and name != "from_at"):
+    if name.endswith("_at") and name != "from_at":
         return "TIME"
     if name.endswith("_usd"):
         return "USD"

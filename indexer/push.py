@@ -164,7 +164,7 @@ def _replace(
     cursor.execute(f"ANALYZE staged_{table.name}")
     values = [_CONVERSIONS.get(column.kind, "{}").format(f"s.{column.name}") for column in table.columns]
     if table.is_dated:
-        names, values = ["day", *names], [f"CAST(s.at / {facts.DAY} AS integer)", *values]
+        names, values = ["day", *names], [f"CAST(s.occurred_at / {facts.DAY} AS integer)", *values]
     others = [name for name in names if name not in table.key]
     cursor.execute(
         f"INSERT INTO cm.{table.name} AS t (host, user_name, {', '.join(names)})"

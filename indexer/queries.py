@@ -30,6 +30,8 @@ else:
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "queries")
 # A query that runs this long was not meant.
 SECONDS = 60.0
+# No text in the index is longer than 16 MB; a function that makes gigabytes of one was not meant either.
+_LONGEST = 64 * 1024 * 1024
 
 _READS = {
     sqlite3.SQLITE_SELECT,
@@ -78,6 +80,7 @@ def run(
     denied: list[str] = []
     connection.set_authorizer(lambda *action: _authorize(action, denied))
     connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    longest = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     try:
         cursor = connection.execute(sql, parameters)
         if cursor.description is None:
@@ -88,6 +91,7 @@ def run(
     except sqlite3.Warning as error:
         raise BadInput("only one statement at a time can be asked") from error
     finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
         connection.set_progress_handler(None, 0)
         connection.set_authorizer(None)
 
@@ -96,8 +100,13 @@ def _tell(error: Exception, denied: list[str], seconds: float) -> str:
     if denied:
         return f"only reading is allowed here: {denied[0]}"
     if "interrupted" in str(error):
-        return f"the query was stopped after {seconds:g} s; narrow it down, or raise --time-limit"
+        return too_long(seconds)
     return f"SQL: {error}"
+
+
+def too_long(seconds: float) -> str:
+    """What is said of a query that was stopped."""
+    return f"the query was stopped after {seconds:g} s; narrow it down, or raise --time-limit"
 
 
 def _authorize(action: tuple[Any, ...], denied: list[str]) -> int:

@@ -31,7 +31,9 @@ def chunks(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int, by
 
     The last may lack its newline. A line longer than a piece makes the piece longer; of one that is too long there are
     no bytes, or while it lacks its newline the first ones. Reads nothing behind `end`, the size when the file was
-    looked at: what is appended meanwhile belongs to the next refresh. Raises OSError, also when the file ends too early.
+    looked at: what is appended meanwhile belongs to the next refresh.
+
+    Raises OSError, also when the file ends too early.
     """
     position, held = start, [b""]
     size = 0  # of what is held back: the beginning of a line whose end was not read yet

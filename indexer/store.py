@@ -138,10 +138,13 @@ def _save_before_migration(connection: sqlite3.Connection, path: str) -> str:
 
 
 def _me() -> tuple[str, str]:
+    import pwd
+
+    # cron and containers set no USER, or another one than a login does.
     try:
-        user = os.environ.get("USER") or __import__("pwd").getpwuid(os.getuid()).pw_name
+        user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
-        user = str(os.getuid())
+        user = os.environ.get("USER") or str(os.getuid())
     return os.uname().nodename, user
 
 

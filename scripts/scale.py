@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -69,23 +69,26 @@ def main() -> int:
     os.environ |= {"CM_LOG": str(directory / "log"), "XDG_CONFIG_HOME": str(directory / "config"), "CM_TIMEZONE": "UTC"}
     counts = sorted({1, -(-options.hosts // 4), -(-options.hosts // 2), options.hosts})
     _make(directory, options.hosts, options.responses)
-    truth = _truth(directory, options.hosts)
-    is_equal = True
-    print("| engine | hosts | responses | seconds: stats | daily | MB | |\n| --- | --- | --- | --- | --- | --- | --- |")
-    for engine in options.engines:
+    answers = _measure(directory, options.engines, counts)
+    truth = json.loads(json.dumps(_truth(directory, options.hosts)))
+    for engine, said in answers.items():
+        print(f"{engine}: {'every number equal' if said == truth else 'DIFFERENT'}")
+    return 0 if all(said == truth for said in answers.values()) else 1
+
+
+def _measure(directory: Path, engines: Sequence[str], counts: Sequence[int]) -> dict[str, Answers]:
+    """Prints what each engine needs; what each says of all hosts."""
+    answers = {}
+    print("| engine | hosts | responses | seconds: stats | daily | CPU | MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for engine in engines:
         for count in counts:
-            exports = _exports_of(directory, count)
-            said = _run(engine, exports)
-            verdict = ""
-            if count == options.hosts:
-                same = said["answers"] == json.loads(json.dumps(truth))
-                is_equal &= same
-                verdict = "every number equal" if same else "DIFFERENT"
+            said = _run(engine, _exports_of(directory, count))
             total = sum(int(row[6]) for row in said["answers"][0])
-            first, second = said["seconds"]
-            figures = f"{first:.1f} | {second:.1f} | {said['megabytes']:,.0f}"
-            print(f"| {engine} | {count} | {total:,} | {figures} | {verdict} |", flush=True)
-    return 0 if is_equal else 1
+            figures = " | ".join(f"{seconds:.1f}" for seconds in (*said["seconds"], said["cpu_seconds"]))
+            print(f"| {engine} | {count} | {total:,} | {figures} | {said['megabytes']:,.0f} |", flush=True)
+        answers[engine] = said["answers"]
+    return answers
 
 
 # Hosts
@@ -227,12 +230,7 @@ def _ask_duckdb(exports: Path) -> dict[str, Any]:
 
     connection = duckdb.connect(config={"threads": "2"})
     connection.execute((exports / "views.sql").read_text())
-    answers, seconds = [], []
-    for sql in (STATS, DAILY):
-        started = time.perf_counter()
-        answers.append(_plain(connection.execute(sql).fetchall()))
-        seconds.append(time.perf_counter() - started)
-    return {"answers": answers, "seconds": seconds, "megabytes": _peak_megabytes([os.getpid()])}
+    return _time([os.getpid()], lambda sql: connection.execute(sql).fetchall())
 
 
 def _ask_spark(exports: Path) -> dict[str, Any]:
@@ -242,14 +240,10 @@ def _ask_spark(exports: Path) -> dict[str, Any]:
             if statement.strip():
                 spark.sql(statement)
         spark.sql("SELECT count(*) FROM files").collect()  # the executors have started
-        answers, seconds = [], []
-        for sql in (STATS, DAILY):
-            started = time.perf_counter()
-            answers.append(_plain(spark.sql(sql).collect()))
-            seconds.append(time.perf_counter() - started)
+        found = _time([*pids, os.getpid()], lambda sql: spark.sql(sql).collect())
         executors = int(spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size()) - 1
         assert executors == 2, f"{executors} executors"
-        return {"answers": answers, "seconds": seconds, "megabytes": _peak_megabytes([*pids, os.getpid()])}
+        return found
 
 
 @contextmanager
@@ -292,24 +286,37 @@ def _spark_cluster(folder: Path) -> Iterator[tuple[Any, list[int]]]:
                 process.wait()
 
 
-def _peak_megabytes(pids: Sequence[int]) -> float:
-    """The most memory that each of these processes and those they started had, together."""
+def _needs(pids: Sequence[int]) -> tuple[float, float]:
+    """CPU seconds, and the most memory in MB, of these processes and those they started, together."""
     children: dict[int, list[int]] = {}
-    peaks = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
+            times = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
-        pid = int(status.parent.name)
-        children.setdefault(int(fields["PPid"]), []).append(pid)
-        peaks[pid] = int(fields.get("VmHWM", "0 kB").split()[0])
-    todo, total = list(pids), 0
+        children.setdefault(int(status["PPid"]), []).append(int(folder.name))
+        peak = int(status.get("VmHWM", "0 kB").split()[0])
+        found[int(folder.name)] = ((int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK"), peak / 1024)
+    todo, all_of_them = list(pids), []
     while todo:
         pid = todo.pop()
-        total += peaks.get(pid, 0)
+        all_of_them.append(found.get(pid, (0.0, 0.0)))
         todo += children.get(pid, [])
-    return total / 1024
+    return sum(cpu for cpu, _ in all_of_them), sum(peak for _, peak in all_of_them)
+
+
+def _time(pids: Sequence[int], ask: Callable[[str], Sequence[Sequence[Any]]]) -> dict[str, Any]:
+    """Answers to both questions, what they took, and the most memory until then."""
+    answers, seconds = [], []
+    before, _ = _needs(pids)
+    for sql in (STATS, DAILY):
+        started = time.perf_counter()
+        answers.append(_plain(ask(sql)))
+        seconds.append(time.perf_counter() - started)
+    after, megabytes = _needs(pids)
+    return {"answers": answers, "seconds": seconds, "cpu_seconds": after - before, "megabytes": megabytes}
 
 
 if __name__ == "__main__":

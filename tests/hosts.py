@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -66,6 +67,23 @@ def index_of_all(found: Sequence[Machine], path: Path) -> Path:
             connection.execute("INSERT INTO hosts VALUES (?, ?, 'dev')", (n, machine.name))
             connection.execute("UPDATE files SET host_id = ? WHERE root = ?", (n, str(machine.home.root)))
     return path
+
+
+def a_real_team(folder: Path) -> list[Machine]:
+    """A machine for each Claude config directory in CM_TRANSCRIPTS, and one that has every second of all files too."""
+    if "CM_TRANSCRIPTS" not in os.environ:
+        pytest.skip("CM_TRANSCRIPTS names no folder of real transcripts")
+    roots = sorted(path.parent for path in Path(os.environ["CM_TRANSCRIPTS"]).glob("*/projects"))
+    found = machines(folder, [f"host-{n}" for n in range(len(roots) + 1)])
+    for machine, root in zip(found, roots, strict=False):
+        shutil.copytree(root / "projects", machine.home.root / "projects", dirs_exist_ok=True)
+        for file in sorted(root.rglob("*.jsonl"))[::2]:
+            copy = found[-1].home.root / file.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    for machine in found:
+        machine.index()
+    return found
 
 
 def a_team(folder: Path) -> list[Machine]:

@@ -92,6 +92,8 @@ def empty_index() -> tuple[bytes, str]:
     """The file of an index without transcripts, and the user's prices it knows of: to make one takes long."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLAUDE_CONFIG_DIR", folder)
+        for name in ("CM_HOST", "CM_USER"):  # of the test that happens to be first
+            patch.delenv(name, raising=False)
         run_refresh(db=f"{folder}/cm.db")
         return Path(folder, "cm.db").read_bytes(), config.prices_file()
 

@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 from builders import Home, append, assistant, text, title, tool_result, tool_use, usage, user, write
 from conftest import CHECKOUT, RunCm, clean_environment
-from hosts import DAILY, SHARED, STATS_ELSEWHERE, Machine, Rows, a_team, ask, index_of_all, machines, plain, stats
+from hosts import (
+    DAILY,
+    SHARED,
+    STATS_ELSEWHERE,
+    Machine,
+    Rows,
+    a_real_team,
+    a_team,
+    ask,
+    index_of_all,
+    machines,
+    plain,
+    stats,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,6 +92,17 @@ def test_they_are_the_numbers_of_merged_indexes(tmp_path: Path):
     assert answer(tmp_path / "out", DAILY) == ask(team[1].db, DAILY)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_on_real_transcripts_too(tmp_path: Path):
+    team = a_real_team(tmp_path / "team")
+    for machine in team:
+        write_out(machine, tmp_path / "out")
+    everything = index_of_all(team, tmp_path / "all.db")
+    assert answer(tmp_path / "out", STATS_ELSEWHERE) == stats(everything)
+    assert answer(tmp_path / "out", DAILY) == ask(everything, DAILY)
+
+
 def test_searches_count_where_the_call_stands_on_one_host_and_its_result_on_another(tmp_path: Path):
     call = tool_use("WebSearch")
     asking, told = assistant(call), tool_result(call["id"], result={"searchCount": 100})
@@ -125,7 +149,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(RECORDS)
 def test_it_does_not_matter_on_which_host_a_record_stands(
     tmp_path_factory: pytest.TempPathFactory, drawn: Sequence[tuple[int, int, bool, int, int]]
@@ -281,7 +305,8 @@ def test_a_merged_host_is_not_exported(tmp_path: Path):
     write_out(Machine("anvil", team[0].home, everything), tmp_path / "from-all")
     write_out(team[0], tmp_path / "own")
     for table in ("records", "messages", "tool_calls", "tool_results"):
-        rows = f'SELECT * EXCLUDE (file_id) REPLACE (CAST("at" AS VARCHAR) AS "at") FROM {table} ORDER BY ALL'
+        changed = "EXCLUDE (file_id) REPLACE (CAST(occurred_at AS VARCHAR) AS occurred_at)"
+        rows = f"SELECT * {changed} FROM {table} ORDER BY ALL"
         assert answer(tmp_path / "from-all", rows) == answer(tmp_path / "own", rows)
 
 

@@ -97,6 +97,8 @@ def test_a_refresh_that_is_killed_at_any_moment_loses_nothing(home: Home, db: Pa
         refresh()
         assert indexed() == naive(home)
         assert_whole(db)
+        # Nothing of the killed one's is left beside it.
+        assert {path.name.removeprefix("cm.db") for path in db.parent.iterdir()} <= {"", "-wal", "-shm", ".lock"}
     # Else nothing was tried.
     assert killed > kills / 2
     assert with_workers > 0

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from builders import Home, append, assistant, text, user, write
 from conftest import CHECKOUT, RunCm, clean_environment
-from hosts import DAILY, STATS_ELSEWHERE, Machine, Rows, a_team, ask, index_of_all, machines, plain, stats
+from hosts import DAILY, STATS_ELSEWHERE, Machine, Rows, a_real_team, a_team, ask, index_of_all, machines, plain, stats
 from servers import PASSWORD, Server, postgresql
 
 from indexer import push, store
@@ -88,6 +88,17 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_the_views_give_the_numbers_of_one_index_of_all_hosts(tmp_path: Path, url: str):
     team = a_team(tmp_path / "team")
+    for machine in team:
+        send(machine, url)
+    everything = index_of_all(team, tmp_path / "all.db")
+    assert answer(url, STATS_ELSEWHERE) == stats(everything)
+    assert answer(url, DAILY) == ask(everything, DAILY)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_on_real_transcripts_too(tmp_path: Path, url: str):
+    team = a_real_team(tmp_path / "team")
     for machine in team:
         send(machine, url)
     everything = index_of_all(team, tmp_path / "all.db")

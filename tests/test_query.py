@@ -175,6 +175,28 @@ def test_a_query_that_never_ends_is_stopped(index, run_cm: RunCm, what):
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        # In one call of a function, in which SQLite does not look at the time.
+        ("SELECT instr(hex(zeroblob(30000000)), hex(zeroblob(10000000)) || '1')", "--time-limit"),
+        ("SELECT length(printf('%.*c', 1000000000, 'x'))", ""),
+        ("SELECT length(replace(hex(zeroblob(10000000)), '0', '12345'))", "too big"),
+    ],
+)
+def test_one_function_takes_neither_for_ever_nor_all_memory(index, run_cm: RunCm, sql, says):
+    start = time.monotonic()
+    done = run_cm("query", sql, "--time-limit", "0.3")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert says in done.stderr
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("given", ["inf", "-1", "0", "soon"])
+def test_a_time_limit_is_a_number_of_seconds(index, run_cm: RunCm, given):
+    assert run_cm("query", "SELECT 1", "--time-limit", given).returncode == 2
+
+
 # Formats
 
 

@@ -1,4 +1,4 @@
-"""What is too large or too deep costs itself and no other: memory is bounded, and a worker that fails loses one file."""
+"""What is too large or too deep costs itself and no other; a worker that fails loses one file for one run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ LIMIT_MB = 300
 # A process of its own, small when it starts another: what that one takes begins with what its parent has.
 MEASURED = """
 import json, resource, subprocess, sys
-done = subprocess.run([sys.executable, "-m", "indexer", "refresh", "--json", *sys.argv[1:]], capture_output=True, text=True)
+command = [sys.executable, "-m", "indexer", "refresh", "--json", *sys.argv[1:]]
+done = subprocess.run(command, capture_output=True, text=True)
 largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(json.dumps([done.returncode, largest, done.stdout, done.stderr]))
 """

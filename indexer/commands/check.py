@@ -26,7 +26,7 @@ def check(roots: tuple[str, ...], db: str | None, as_json: bool) -> int:
 
     \b
     Example:
-      cm check || cm restore ~/backups/cm.db
+      cm check --json
     """
     path = config.database(db)
     connection = store.open_reader(path)

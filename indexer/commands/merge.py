@@ -27,7 +27,7 @@ def merge(roots: tuple[str, ...], db: str | None, as_json: bool, others: tuple[s
 
     \b
     Examples:
-      scp laptop:.local/share/cm/cm.db laptop.db && cm merge laptop.db
+      ssh laptop 'cm backup ~/laptop.db' && scp laptop:laptop.db . && cm merge laptop.db
       cm merge /backups/*/cm.db --json
     """
     path = config.database(db)

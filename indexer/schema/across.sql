@@ -209,7 +209,7 @@ SELECT
   c.model AS model,
   c.agent AS agent,
   c.owner_rank // 70368744177664 AS is_sidechain,
-  instant(c.at_ms) AS at,
+  instant(c.at_ms) AS occurred_at,
   day_of(c.at_ms // 86400000) AS day_utc,
   day_of(c.local_ms // 86400000) AS day,
   c.input_tokens AS input_tokens,

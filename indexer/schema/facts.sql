@@ -1,6 +1,7 @@
 -- What other engines are given of this machine's part of the index: `cm export` and `cm push` make these views for
 -- themselves. A column that stands in a table as it is has the type it has there; what is worked out is a whole number.
--- `…_at` and `at` are milliseconds since 1970 UTC, `…_usd` nanodollars here: both are written as what they are.
+-- `…_at` are milliseconds since 1970 UTC, `…_usd` nanodollars here: both are written as what they are. No column is named
+-- `at`: that is a keyword of DuckDB.
 
 -- One row per record of a transcript, of any type, copies included; its text only where that was asked for.
 CREATE TEMP VIEW fact_messages AS
@@ -14,7 +15,7 @@ SELECT
   s.session_id AS session_id,
   t.type AS type,
   t.subtype AS subtype,
-  r.at AS at,
+  r.at AS occurred_at,
   m.name AS model,
   c.is_sidechain AS is_sidechain,
   c.agent AS agent,
@@ -42,7 +43,7 @@ SELECT
   r.offset AS byte_offset,
   u.part AS part,
   u.advised_id AS advised_id,
-  r.at AS at,
+  r.at AS occurred_at,
   s.session_id AS session_id,
   m.name AS model,
   c.agent AS agent,
@@ -73,7 +74,7 @@ SELECT
   u.tool_use_id AS tool_use_id,
   u.name AS name,
   u.subject AS subject,
-  r.at AS at,
+  r.at AS occurred_at,
   s.session_id AS session_id,
   u.owner_rank AS owner_rank,
   coalesce(
@@ -92,7 +93,7 @@ SELECT
   x.call_id AS call_id,
   r.file_id AS file_id,
   r.offset AS byte_offset,
-  r.at AS at,
+  r.at AS occurred_at,
   x.is_error AS is_error,
   x.bytes AS bytes,
   x.web_searches AS web_searches,
@@ -109,7 +110,7 @@ SELECT
   r.id AS response_id,
   r.key AS key,
   r.part AS part,
-  r.at AS at,
+  r.at AS occurred_at,
   s.session_id AS session_id,
   p.path AS project,
   m.name AS model,
