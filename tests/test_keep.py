@@ -310,7 +310,7 @@ def test_whatever_happens_the_archive_is_never_behind_the_index(
     monkeypatch.setattr("indexer.writer.COMMIT_BYTES", 3000)
     configure("keep = true")
     path = builders.write(home.transcript(), [user(), assistant()])
-    is_on = True
+    is_on = is_caught_up = True
     for step, killed in steps:
         change(path, folder, step)
         is_on = {"off": False, "on": True}.get(step, is_on)
@@ -319,7 +319,9 @@ def test_whatever_happens_the_archive_is_never_behind_the_index(
             cut(patch, killed)
             with suppress(Killed):
                 refresh()
-        if is_on:
+                is_caught_up = is_on
+        is_caught_up = is_caught_up and is_on
+        if is_caught_up:
             assert_not_behind(folder / "cm.db")
     configure("keep = true")
     refresh()
