@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -252,7 +253,9 @@ def _spark_cluster(folder: Path) -> Iterator[tuple[Any, list[int]]]:
     from pyspark.sql import SparkSession
 
     home = Path(pyspark.__file__).parent
-    port = 17_077
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     os.environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable}
     os.environ |= {"SPARK_WORKER_DIR": str(folder / "spark-work"), "SPARK_LOCAL_DIRS": str(folder / "spark-local")}
     url = f"spark://127.0.0.1:{port}"
