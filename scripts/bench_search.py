@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from indexer import fulltext, search, store
 from indexer.digest import digest_text
@@ -66,7 +67,7 @@ def _records(count: int, types: list[int]) -> Iterator[tuple[object, ...]]:
 
 def measure(connection: sqlite3.Connection) -> None:
     sessions = tuple(row[0] for row in connection.execute("SELECT id FROM sessions WHERE project_id = 3"))
-    filters = {
+    filters: dict[str, dict[str, Any]] = {
         "": {},
         "of a session": {"sessions": (77,)},
         "of a project": {"sessions": sessions},
