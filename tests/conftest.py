@@ -86,7 +86,8 @@ def run_cm() -> RunCm:
 
 def clean_environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name.startswith(PASSED) and name != "CM_TRANSCRIPTS"}
-    kept |= {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
+    # Compiled once for all tests, and not into the checkout.
+    kept |= {"PYTHONPATH": str(CHECKOUT), "PYTHONPYCACHEPREFIX": str(CHECKOUT / ".pytest_cache" / "compiled")}
     return {name: value for name, value in (kept | dict(changes or {})).items() if value is not None}
 
 
