@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ledger import forget, health, refresh, rows
 from machines import NAMES, Machines
+from sqlite_utils import Database
 from test_property import agree, files_of, history, put, said_by_index, said_by_reading
 
-from indexer import config
+from indexer import config, schema
 from indexer.merge import merge
 from indexer.refresh import refresh as run_refresh
 
@@ -296,6 +297,18 @@ def test_an_index_whose_first_refresh_has_not_completed_is_refused(machines: Mac
     assert "has not completed" in run_cm("merge", machines.index("beta")).stderr
 
 
+def _made(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Kinds and names of all that was made by statements of their own; indexes before the tables they are of."""
+    sql = "SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE '%sqlite\\_%' ESCAPE '\\'"
+    return set(connection.execute(sql))
+
+
+def _made_first() -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        schema.load_migrations().apply(Database(connection), stop_before="order_by_record")
+        return _made(connection)
+
+
 @pytest.fixture
 def an_older_index(machines: Machines) -> Path:
     """Beta's index as the first version of cm had made it."""
@@ -305,7 +318,8 @@ def an_older_index(machines: Machines) -> Path:
     with sqlite3.connect(machines.index("beta")) as connection:
         for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'view'").fetchall():
             connection.execute(f"DROP VIEW {name}")
-        connection.execute("DROP INDEX files_identity")
+        for kind, name in sorted(_made(connection) - _made_first()):
+            connection.execute(f"DROP {kind} {name}")
         connection.execute("ALTER TABLE files DROP COLUMN identity")
         connection.execute("DELETE FROM _sqlite_migrations WHERE name <> 'create_index'")
         connection.execute("DELETE FROM meta WHERE key = 'views'")

@@ -359,7 +359,7 @@ INSERT INTO {table} SELECT {columns} FROM n, (SELECT * FROM {table} LIMIT 1) AS 
 def test_it_takes_less_than_100_ms_on_an_index_of_10_000_transcripts(home, run_cm, db):
     index(home, spent(40_000, timestamp=at(minutes=5)))
     now = int(time.time() * 1000)
-    _multiply(db, "files", 10_000, {"id": "n.n + 10", "path": "r.path || n.n"})
+    _multiply(db, "files", 10_000, {"id": "n.n + 10", "path": "r.path || n.n", "identity": "n.n + 10"})
     # A session of thousands, and others that respond every three minutes for two hundred days.
     _multiply(db, "responses", 2_000, {"id": "n.n + 200000", "at": f"{now} - n.n * 20000"})
     _multiply(db, "responses", 100_000, {"id": "n.n + 10", "at": f"{now} - n.n * 180000", "session_id": "n.n % 20"})
