@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 # A reader never waits for the writer in WAL mode; this is for the moments when SQLite itself takes the file.
 BUSY_SECONDS = 30.0
-_MAGIC = b"SQLite format 3\0"
+# A database has at least one page.
+_SHORTEST = 512
 
 
 def uri(path: str, mode: str) -> str:
@@ -60,18 +62,21 @@ def make_private(path: str, tell: Callable[[str], object] = lambda _: None) -> N
     make_folder(path)
     try:
         # SQLite gives -wal and -shm the mode of the database, so it is enough to make that one.
-        descriptor, was_open = private.open_file(path, os.O_RDWR)
-        try:
-            head = os.read(descriptor, len(_MAGIC))
-        finally:
-            os.close(descriptor)
-        if was_open:
-            _mend_others(path)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        # One that is there is never opened but by SQLite: closing it would take away the locks that other connections
+        # of this process have on it, and another process could delete the -wal that they read.
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        if private.is_open_to_others(status) and _mend(path):
             tell(f"{path} could be read by other users of this machine; now only you can")
     except OSError as error:
         raise _unusable(path, error) from error
     # SQLite takes a short file for an empty one, and would write over it.
-    if head not in (b"", _MAGIC):
+    if 0 < status.st_size < _SHORTEST:
         raise explain(path, sqlite3.DatabaseError("file is not a database"))
 
 
@@ -85,10 +90,16 @@ def _unusable(path: str, error: OSError) -> IndexUnusable:
     return IndexUnusable(f"{path}: {error.strerror}; make it writable, or name another place with --db or CM_DB")
 
 
-def _mend_others(path: str) -> None:
+def _mend(path: str) -> bool:
+    """Whether the file and what SQLite keeps beside it are for this user alone now."""
+    try:
+        os.chmod(path, 0o600)
+    except OSError:  # another's file, or a file system without modes; `cm check` tells
+        return False
     for suffix in ("-wal", "-shm"):
         with suppress(OSError):
             os.chmod(f"{path}{suffix}", 0o600)
+    return not private.is_open_to_others(os.stat(path))
 
 
 def open_writer(path: str, tell: Callable[[str], object] = lambda _: None) -> sqlite3.Connection:

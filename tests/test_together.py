@@ -18,6 +18,8 @@ from conftest import RunCm, clean_environment
 from ledger import refresh
 from sessions import FILES, appending, begin, indexed, naive, paths
 
+from indexer import connect
+
 DONE, LOCKED = 0, 75
 # What may be said while others are at work; anything else is an error.
 SAID = ("another refresh",)
@@ -95,3 +97,15 @@ def test_six_first_runs_at_once(home: Home, run_cm: RunCm, db: Path, command: tu
         assert sum(json.loads(run.stdout)["files_parsed"] for run in done if run.stdout) == FILES
     refresh()
     assert indexed() == naive(home)
+
+
+def test_a_program_that_reads_while_it_refreshes_keeps_its_index(home: Home, run_cm: RunCm, db: Path) -> None:
+    begin(home, random.Random(8), responses=3)
+    refresh()
+    reader = connect()
+    assert reader.execute("SELECT count(*) FROM records").fetchone()[0]
+    refresh()
+    # The last of another process's connections to be closed deletes the -wal, unless somebody here still reads it.
+    assert run_cm("refresh", "-q").returncode == DONE
+    assert Path(f"{db}-wal").exists()
+    reader.close()
