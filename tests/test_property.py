@@ -643,7 +643,7 @@ def agree(index: tuple[list[Row], ...], naive: tuple[list[Row], ...]) -> None:
         assert one == other
 
 
-@settings(max_examples=200, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 @given(history)
 def test_the_index_does_not_depend_on_cuts_and_orders_and_says_what_a_naive_reading_says(drawn: Any) -> None:
     holds(drawn)

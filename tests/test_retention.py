@@ -441,7 +441,7 @@ def never_falls(sequence: list[Step]) -> None:
         refresh()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(st.lists(steps, min_size=2, max_size=8))
 def test_whatever_happens_to_files_no_total_falls_and_nothing_counts_twice(sequence: list[Step]) -> None:
     never_falls(sequence)
