@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import click
+
 from .. import config, hosts, store
 from ..cli import say
 from ..errors import CmError, IndexUnusable, Locked, NoHistory
@@ -13,8 +15,16 @@ from .refresh import complain_if_empty, progress_bar, report
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
+
+
+def sharing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that give what is in the index to others."""
+    text = "With prompts, answers and titles; else no text leaves the index."
+    digests = "Digests in place of paths, projects and branches."
+    function = click.option("--anonymise", "is_anonymous", is_flag=True, help=digests)(function)
+    return click.option("--text", "with_text", is_flag=True, help=text)(function)
 
 
 def open_index(db: str | None, roots: Sequence[str], no_refresh: bool, command: str) -> sqlite3.Connection:

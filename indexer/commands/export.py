@@ -11,7 +11,7 @@ from .. import export as library
 from ..cli import index_options, json_option, refresh_option
 from ..facts import Options
 from ..output import dumps, printable
-from .common import open_index
+from .common import open_index, sharing_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
-@click.option(
-    "--text", "with_text", is_flag=True, help="With prompts, answers and titles; else no text leaves the index."
-)
-@click.option("--anonymise", "is_anonymous", is_flag=True, help="Digests in place of paths, projects and branches.")
+@sharing_options
 @refresh_option
 @json_option
 @index_options
