@@ -86,10 +86,22 @@ WHERE id IN (SELECT id FROM temp.touched_responses)
 SHARD_DAYS = "SELECT DISTINCT model_id, at / 86400000 AS day FROM shard.responses"
 _KNOWN_DAYS = "SELECT model_id, day FROM daily_prices"
 
-# The sessions a response leaves and enters when its owner changes are both recounted.
-_LEFT_SESSIONS = """
+# The sessions that a response or a call leaves and enters when its owner changes are both recounted.
+_SESSIONS_OF = """
 INSERT OR IGNORE INTO temp.touched_sessions
-SELECT session_id FROM responses WHERE id IN (SELECT id FROM temp.touched_responses)
+SELECT session_id FROM {table} WHERE id IN (SELECT id FROM temp.{touched})
+"""
+
+_GONE = """
+DELETE FROM {table}
+WHERE id IN (SELECT id FROM temp.{touched}) AND NOT EXISTS (SELECT 1 FROM {facts} WHERE {id} = {table}.id)
+"""
+
+_NEW_RESPONSES = """
+SELECT count(*) FROM temp.touched_responses AS t
+WHERE
+  NOT EXISTS (SELECT 1 FROM responses WHERE id = t.id)
+  AND EXISTS (SELECT 1 FROM record_usage WHERE response_id = t.id AND part = 0)
 """
 
 # With min() the other columns are those of the row that has the minimum.
@@ -250,12 +262,14 @@ WHERE n = 1
 """
 
 
-def touch_all(connection: sqlite3.Connection, only_sessions: bool = False) -> None:
+def touch_all(connection: sqlite3.Connection) -> None:
     """Marks everything: after a first load, whose rows are derived from once."""
-    connection.execute("INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM sessions")
-    if not only_sessions:
-        connection.execute("INSERT OR IGNORE INTO temp.touched_responses SELECT response_id FROM record_usage")
-        connection.execute("INSERT OR IGNORE INTO temp.touched_calls SELECT call_id FROM tool_uses")
+    for touched, column, table in (
+        ("sessions", "id", "sessions"),
+        ("responses", "response_id", "record_usage"),
+        ("calls", "call_id", "tool_uses"),
+    ):
+        connection.execute(f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT {column} FROM {table}")
 
 
 def touch(connection: sqlite3.Connection, records: str, parameters: Mapping[str, int] = _NOTHING) -> None:
@@ -288,41 +302,42 @@ def forget(connection: sqlite3.Connection, records: str, parameters: Mapping[str
 
 def derive(connection: sqlite3.Connection) -> int:
     """Derives what the records in the touched tables are part of, and empties these; returns new responses."""
-    added = derive_responses(connection)
+    (added,) = connection.execute(_NEW_RESPONSES).fetchone()
+    derive_responses(connection)
     price_days(connection, _TOUCHED_DAYS)
+    derive_sessions(connection)
+    for table in ("touched_responses", "touched_calls", "touched_sessions"):
+        connection.execute(f"DELETE FROM temp.{table}")
+    return int(added)
+
+
+def derive_responses(connection: sqlite3.Connection, is_new: bool = False) -> None:
+    """Derives the touched tool calls and responses; `is_new` says that none of them was derived before."""
+    execute = connection.execute
+    if not is_new:
+        execute(_SEARCHED)
+        execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
+        execute(_GONE.format(table="tool_calls", touched="touched_calls", facts="tool_uses", id="call_id"))
+    _find_owners(connection, "call_id", "tool_uses", "touched_calls")
+    execute(_TOOL_CALLS)
+    execute(_CALLED_AGENTS)
+    if not is_new:
+        execute(_SEARCHED)
+        execute(_ADVISED)
+        execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
+        execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
+        execute(_GONE.format(table="responses", touched="touched_responses", facts="record_usage", id="response_id"))
+    _find_owners(connection, "response_id", "record_usage", "touched_responses")
+    execute(_RESPONSES)
+    if not is_new:
+        execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
+
+
+def derive_sessions(connection: sqlite3.Connection) -> None:
+    """Derives the touched sessions, once their responses and tool calls are."""
     connection.execute(_SESSIONS, _TYPES)
     _assign_projects(connection)
     session_facts.derive(connection)
-    for table in ("touched_responses", "touched_calls", "touched_sessions"):
-        connection.execute(f"DELETE FROM temp.{table}")
-    return added
-
-
-def derive_responses(connection: sqlite3.Connection) -> int:
-    """Derives the touched tool calls and responses; returns new responses."""
-    execute = connection.execute
-    execute(_SEARCHED)
-    _find_owners(connection, "call_id", "tool_uses", "touched_calls")
-    execute(_TOOL_CALLS)
-    execute(
-        "DELETE FROM tool_calls WHERE id IN (SELECT id FROM temp.touched_calls)"
-        " AND NOT EXISTS (SELECT 1 FROM tool_uses WHERE call_id = tool_calls.id)"
-    )
-    execute(_CALLED_AGENTS)
-    execute(_SEARCHED)
-    execute(_ADVISED)
-    execute(_LEFT_SESSIONS)
-    (added,) = execute(
-        "SELECT count(*) FROM temp.touched_responses AS t WHERE NOT EXISTS (SELECT 1 FROM responses WHERE id = t.id)"
-        " AND EXISTS (SELECT 1 FROM record_usage WHERE response_id = t.id AND part = 0)"
-    ).fetchone()
-    _find_owners(connection, "response_id", "record_usage", "touched_responses")
-    execute(_RESPONSES)
-    execute(
-        "DELETE FROM responses WHERE id IN (SELECT id FROM temp.touched_responses)"
-        " AND NOT EXISTS (SELECT 1 FROM record_usage WHERE response_id = responses.id)"
-    )
-    return int(added)
 
 
 def _find_owners(connection: sqlite3.Connection, id: str, table: str, touched: str) -> None:

@@ -16,6 +16,7 @@ from collections import deque
 from contextlib import suppress
 
 from . import shard
+from .errors import CmError
 from .transcripts import Part
 
 TYPE_CHECKING = False
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .shard import Blueprint, Shard
     from .transcripts import Job
 
+# So many that end one after the other without a shard do not start at all.
+_STILLBORN = 10
 _LENGTH = 8
 _READ = 1 << 20
 
@@ -33,6 +36,7 @@ def run(jobs: Sequence[Job], count: int, blueprint: Blueprint) -> Iterator[Shard
     """Shards of the transcripts, built by that many processes; a Part for what one died of."""
     todo = deque(_packs(jobs))
     workers: list[_Worker] = []
+    ended = 0  # since the last shard
     selector = selectors.DefaultSelector()
 
     def start() -> None:
@@ -48,6 +52,9 @@ def run(jobs: Sequence[Job], count: int, blueprint: Blueprint) -> Iterator[Shard
             for key, _ in selector.select():
                 worker: _Worker = key.data
                 found = worker.receive()
+                ended = 0 if any(isinstance(one, shard.Shard) for one in found) else ended + worker.is_gone
+                if ended == _STILLBORN:
+                    raise CmError("processes that read transcripts end at once; look above, or use --workers 1")
                 if worker.is_gone:
                     selector.unregister(key.fileobj)
                     worker.stop()
@@ -90,7 +97,8 @@ class _Worker:
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from indexer.processes import serve; serve()"],
+            # -P: the folder it is started in may have modules of any name.
+            [sys.executable, "-P", "-c", "from indexer.processes import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -171,6 +179,8 @@ def serve() -> None:
     """The worker: reads packs of jobs from stdin and writes shards to stdout until there are no more."""
     import gc
 
+    import apsw
+
     gc.disable()
     source, target = os.fdopen(os.dup(0), "rb"), os.dup(1)
 
@@ -189,7 +199,9 @@ def serve() -> None:
             try:
                 for built in shard.build(blueprint, jobs, write):  # type: ignore[arg-type]
                     write(built)
-            except sqlite3.Error as error:
+            except apsw.NoMemError:
+                raise  # of what it was reading: it ends, and another reads the rest
+            except apsw.Error as error:
                 write(f"{error} (in a shard beside it)")
                 return
             write(None)

@@ -145,8 +145,8 @@ class Writer:
             return
         batch = part.take_batch()
         rows.add(self._connection, batch)
-        if batch.records:
-            self._note_searchable([(batch.records[0][0], batch.records[-1][0])])
+        if self._kept is not None and batch.records:
+            self._added.append((batch.records[0][0], batch.records[-1][0]))
         self._touch_batch(batch)
         self._move_checkpoint(part)
         self._uncommitted += part.bytes_read
@@ -163,7 +163,8 @@ class Writer:
             self._begin_part(part)
         self._summary.responses_added += shard.copy(self._connection, self._is_loading)
         accounting.price_days(self._connection, accounting.SHARD_DAYS)
-        self._note_searchable(shard.spans(self._connection))
+        if self._kept is not None:
+            self._added += shard.spans(self._connection)
         for part in parts:
             if part.error is None:
                 self._move_checkpoint(part)
@@ -254,20 +255,23 @@ class Writer:
 
     def _commit(self) -> None:
         if not self._is_loading:
-            self._summary.responses_added += accounting.derive(self._connection)
+            self._derive()
         self._index_added()
         self._end_transaction()
         self._uncommitted = 0
+
+    def _derive(self) -> None:
+        if self._has_emptied:
+            for sql in _EMPTIED:
+                self._execute(sql)
+            self._has_emptied = False
+        self._summary.responses_added += accounting.derive(self._connection)
 
     def _end_transaction(self) -> None:
         # First, so that wherever a kill falls the archive has what the index says was read.
         if self._archive is not None:
             self._archive.commit()
         self._execute("COMMIT")
-
-    def _note_searchable(self, spans: list[tuple[int, int]]) -> None:
-        if self._kept is not None:
-            self._added += spans
 
     def _index_added(self) -> None:
         """Brings the full-text index up to date, where there is one."""
@@ -289,14 +293,12 @@ class Writer:
         if was_loading:
             schema.create_indexes(self._connection, of_derived=False)
         self._settle()
-        if self._has_emptied:
-            for sql in _EMPTIED:
-                self._execute(sql)
         if was_loading:
-            accounting.touch_all(self._connection, only_sessions=not self._has_untouched)
+            if self._has_untouched:
+                accounting.touch_all(self._connection)
             self._execute("DELETE FROM meta WHERE key = 'is_loading'")
             self._is_loading = False
-        self._summary.responses_added += accounting.derive(self._connection)
+        self._derive()
         if was_loading:
             schema.create_indexes(self._connection, of_derived=True)
         self._index_added()

@@ -85,6 +85,24 @@ def test_a_worker_that_is_killed_loses_only_the_transcript_it_was_reading(
     assert (summary.files_parsed, summary.files_failed) == (1, 0)
 
 
+def test_workers_know_modules_of_their_own_wherever_they_are_started(
+    history: builders.Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("indexer", "apsw", "pickle"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pool, "BULK", 0)
+    assert refresh(workers=2).files_failed == 0
+
+
+def test_workers_that_cannot_start_end_a_refresh(history: builders.Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "BULK", 0)
+    monkeypatch.setattr(processes.shard, "BYTES", 1)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(CmError, match="--workers 1"):
+        refresh(workers=2)
+
+
 def test_workers_end_with_their_parent(history: builders.Home, tmp_path: Path) -> None:
     for number in range(6):
         path = history.transcript(f"5e551000-0000-4000-8000-1{number:011}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ledger import another_home, forget, rows
 
@@ -643,8 +643,29 @@ def agree(index: tuple[list[Row], ...], naive: tuple[list[Row], ...]) -> None:
         assert one == other
 
 
+# A summary and a title on one line, cut within the title: until that is whole, the file's name is the session.
+A_SESSION_THAT_ONLY_STOOD_IN = (
+    [
+        (
+            *("own", "-w-app", "s-one", "agent-a1"),
+            [
+                (
+                    "two",
+                    {"type": "summary", "summary": "Built.", "uuid": "absent", "sessionId": "absent"},
+                    {"type": "ai-title", "aiTitle": "Build", "uuid": "absent"},
+                )
+            ],
+            False,
+        )
+    ],
+    [],
+    [(0, 0.0, False, 2), (0, 0.5, False, 1)],
+)
+
+
 @settings(max_examples=120, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 @given(history)
+@example(A_SESSION_THAT_ONLY_STOOD_IN)
 def test_the_index_does_not_depend_on_cuts_and_orders_and_says_what_a_naive_reading_says(drawn: Any) -> None:
     holds(drawn)
 
@@ -653,6 +674,7 @@ def test_the_index_does_not_depend_on_cuts_and_orders_and_says_what_a_naive_read
 @pytest.mark.timeout(7200)
 @settings(max_examples=10_000, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 @given(history)
+@example(A_SESSION_THAT_ONLY_STOOD_IN)
 def test_the_index_does_not_depend_on_cuts_and_orders_for_long(drawn: Any) -> None:
     holds(drawn)
 
