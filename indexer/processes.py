@@ -34,7 +34,7 @@ _READ = 1 << 20
 
 def run(jobs: Sequence[Job], count: int, blueprint: Blueprint) -> Iterator[Shard | Part]:
     """Shards of the transcripts, built by that many processes; a Part for what one died of."""
-    todo = deque(_packs(jobs))
+    todo = deque(_packs(jobs, count))
     workers: list[_Worker] = []
     ended = 0  # since the last shard
     selector = selectors.DefaultSelector()
@@ -76,15 +76,20 @@ def run(jobs: Sequence[Job], count: int, blueprint: Blueprint) -> Iterator[Shard
             worker.stop()
 
 
-def _packs(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Jobs that make a shard each, in the order of their ids: neighbours are often of one session."""
+def _packs(jobs: Sequence[Job], count: int) -> Iterator[list[Job]]:
+    """Jobs that make a shard each, in the order of their ids: neighbours are often of one session.
+
+    Towards the end they get smaller, so that no worker still reads for long when the others have nothing to do.
+    """
+    left = sum(job.found.size - job.offset for job in jobs)
     pack: list[Job] = []
     size = 0
     for job in sorted(jobs, key=lambda job: job.file_id):
         pack.append(job)
         size += job.found.size - job.offset
-        if size >= shard.BYTES:
+        if size >= min(shard.BYTES, max(left / (2 * count), shard.BYTES / 6)):
             yield pack
+            left -= size
             pack, size = [], 0
     if pack:
         yield pack

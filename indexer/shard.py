@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .transcripts import Job, Part
 
 # Bytes of transcripts in a shard: what a worker's death may cost to read again, against 10 ms to make and take one.
+# Of a worker's time parsing is 60 % (decoding 20), storing rows 19, deriving 21. Tried: mypyc makes parsing a fifth
+# faster and needs a compiler; copying rows whole (SELECT *) saves the writer 0.1 s of 600 MB.
 BYTES = 24 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
 _DERIVED = ("sessions", "session_facts", "responses", "tool_calls")

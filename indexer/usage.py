@@ -155,7 +155,7 @@ def advisor_calls(usage: Usage | dict[str, Any], flags: int) -> list[tuple[str, 
     """Model and numbers of the advisor's calls, in order: billed, and not in the top level."""
     if isinstance(usage, dict):
         iterations = _iterations(usage)
-    elif usage.iterations and any(item.type == "advisor_message" for item in usage.iterations):
+    elif usage.iterations and (len(usage.iterations) > 1 or usage.iterations[0].type == "advisor_message"):
         iterations = to_builtins(usage.iterations)
     else:
         return []
