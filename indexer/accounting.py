@@ -7,7 +7,7 @@ collected in temporary tables while rows are stored; the same transaction derive
 
 from __future__ import annotations
 
-from . import fulltext, session_facts
+from . import fulltext, relations, session_facts
 from .digest import digest_text
 
 TYPE_CHECKING = False
@@ -330,7 +330,7 @@ def derive_responses(connection: sqlite3.Connection, is_new: bool = False) -> No
     _find_owners(connection, "response_id", "record_usage", "touched_responses")
     execute(_RESPONSES)
     if not is_new:
-        execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
+        relations.touch(connection)
 
 
 def derive_sessions(connection: sqlite3.Connection) -> None:
@@ -338,6 +338,7 @@ def derive_sessions(connection: sqlite3.Connection) -> None:
     connection.execute(_SESSIONS, _TYPES)
     _assign_projects(connection)
     session_facts.derive(connection)
+    relations.derive(connection)
 
 
 def _find_owners(connection: sqlite3.Connection, id: str, table: str, touched: str) -> None:

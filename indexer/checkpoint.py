@@ -39,7 +39,7 @@ else:
     )
 
 # Raise it when the parser makes other rows of the same bytes: transcripts that are still there are then read again.
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 SAMPLE = 4096
 # File systems and editors give times as coarse as two seconds (FAT): a file that young may change unnoticed.
 RACY_NS = 2_000_000_000

@@ -24,6 +24,7 @@ _ABOUT = {
     "api_error": "The API answered with an error",
     "away_summary": "While you were away",
 }
+_RELATIONS = {"fork": "a fork of", "continued": "goes on from"}
 
 
 def about(step: Row) -> str:
@@ -60,10 +61,17 @@ def facts(found: Row, when: Callable[[str], str]) -> list[tuple[str, str]]:
         lines.append(("Time", f"{when(found['first_at'])} to {when(found['last_at'])}"))
     used = spent(found)
     lines.append(("Used", f"{found['turn_count']:,} turns{', ' if used else ''}{used}"))
+    lines += [("From", f"{_RELATIONS[item['relation']]} {_titled(item)}") for item in found["parents"]]
+    lines += [("Then", f"{_titled(item)}, {_RELATIONS[item['relation']]} it") for item in found["children"]]
     if found["resume"]:
         gone = "" if found["has_transcript"] else " (its transcript is gone: bring it back first)"
         lines.append(("Resume", found["resume"] + gone))
     return lines
+
+
+def _titled(session: Row) -> str:
+    title = " ".join((session["title"] or "").split())
+    return f"{session['session_id']} ({title[:60]})" if title else str(session["session_id"])
 
 
 def given(step: Row) -> str:

@@ -87,7 +87,7 @@ class History:
 
     def _cwd(self, record: tuple[Any, ...]) -> None:
         context = self.contexts[record[4]]
-        rank = (context[2] is None, context[12], record[5], *self.place(record[0]), context[2] or "")
+        rank = (context[2] is None, context[-2], record[5], *self.place(record[0]), context[2] or "")
         if context[1] not in self._cwds or rank < self._cwds[context[1]]:
             self._cwds[context[1]] = rank
 

@@ -50,6 +50,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 _TOOL_ID = re.compile(r"(?:srv)?toolu_[A-Za-z0-9_]{20,}")
 _COMMAND = ("<command-name>", "<command-message>", "<local-command-", "<bash-input>", "<bash-stdout>", "<bash-stderr>")
 _INTERRUPTED = "[Request interrupted by user"
+# How Claude Code names the session before, when a plan is carried out or a conversation was compacted.
+_BEFORE = "read the full transcript at: "
+_SESSION_BEFORE = re.compile(_BEFORE + r"[^\n]*?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl")
 # Where records that are not messages keep what a reader would want to see.
 _TEXT = {
     "summary": "summary",
@@ -64,7 +67,7 @@ _TEXT = {
 _WITH_SUBJECT = ("Task", "Agent", "Skill", "SlashCommand")
 # Tools that change a file.
 EDITS = ("Edit", "MultiEdit", "Write", "NotebookEdit")
-_CONTEXT_TEXTS = 11
+_CONTEXT_TEXTS = 13
 # How the type of a subagent is known, best first.
 FROM_META, FROM_RECORD, FROM_CALL = 0, 1, 2
 
@@ -265,7 +268,7 @@ class Parser:
             flags |= TEXT_DROPPED
         is_sidechain = 1 if is_embedded or record.is_sidechain else 0
         is_background = 1 if record.session_kind == "bg" else 0
-        context = (
+        context: tuple[Any, ...] = (
             session,
             record.cwd,
             record.git_branch,
@@ -277,10 +280,11 @@ class Parser:
             record.attribution_plugin,
             record.attribution_mcp_server,
             record.attribution_mcp_tool,
+            record.forked_from and record.forked_from.session_id,
+            None,
             is_sidechain,
             is_background,
         )
-        context_id = self._contexts.get(context) or self._context(context)
         identity = self.base + offset
         rank = SIDECHAIN_RANK * is_sidechain + BACKGROUND_RANK * is_background + is_embedded
         owner_rank = (rank << RANK_SHIFT) + at
@@ -297,6 +301,10 @@ class Parser:
             if isinstance(message, Message):
                 text, block, is_result = self._content(identity, session, owner_rank, message, record.tool_use_result)
                 subtype = "tool_result" if is_result else _user_subtype(record, text)
+                if text and not is_result and _BEFORE in text:
+                    before = _session_before(text)
+                    if before != session:  # after a compaction it is the same
+                        context = (*context[: _CONTEXT_TEXTS - 1], before, is_sidechain, is_background)
         elif kind == "progress":
             if record.data is not None:
                 subtype = self._progress(record.data, identity, session, at, is_background, line)
@@ -307,6 +315,7 @@ class Parser:
         elif self.kept and kind in ("assistant", "user"):
             self._batch.passages += passages.of_line(bytes(line), identity, self.kept)
         uuid = record.uuid or None
+        context_id = self._contexts.get(context) or self._context(context)
         self._batch.records.append(
             (
                 identity,
@@ -521,6 +530,11 @@ def _embedded_json(line: bytes | memoryview) -> bytes:
 
 def _recorded_nano(cost: float) -> int | None:
     return round(cost * 10**9) if 0 < cost < 10**6 else None
+
+
+def _session_before(text: str) -> str | None:
+    found = _SESSION_BEFORE.search(text)
+    return found[1] if found else None
 
 
 def _user_subtype(record: Record, text: str | None) -> str:

@@ -152,6 +152,12 @@ class Attachment(Struct, gc=False):
     prompt: Text = None
 
 
+class Origin(Struct, gc=False, rename="camel"):
+    """Where a record was copied from."""
+
+    session_id: Text = None
+
+
 class Record(Struct, gc=False, rename="camel"):
     """One record, its fields in the order in which they are usually written."""
 
@@ -173,6 +179,7 @@ class Record(Struct, gc=False, rename="camel"):
     version: Text = None
     git_branch: Text = None
     session_kind: Text = None
+    forked_from: Origin | None = None
     attribution_agent: Text = None
     attribution_skill: Text = None
     attribution_plugin: Text = None

@@ -114,35 +114,20 @@ _PARTITIONS = {
     "user": "(SELECT user FROM hosts WHERE id = u.host_id)",
 }
 
-# Responses that stand in another session too: a fork repeats what came before it. Only what stands in two files is
-# looked at; to read the records of all others would take as long as the report.
-_SHARED = """
-LEFT JOIN (
-  WITH copies AS (
-    SELECT DISTINCT o.id AS id, o.session_id AS owner_id, x.session_id AS other_id
+# Sessions that a session goes on from, or has responses in common with.
+_FORKED_FROM = """(
+    SELECT json_group_array(w.parent) FROM session_relations AS w WHERE w.session_id = u.session_id AND w.kind = 'fork'
+  )"""
+_SHARED_WITH = """(
+    SELECT json_group_array(x.other)
     FROM (
-      SELECT response_id
-      FROM record_usage
-      WHERE part = 0
-      GROUP BY response_id
-      HAVING min(record_id >> 40) < max(record_id >> 40)
-    ) AS d
-    CROSS JOIN responses AS o ON o.id = d.response_id
-    CROSS JOIN record_usage AS y ON y.response_id = o.id
-    CROSS JOIN records AS r ON r.id = y.record_id
-    CROSS JOIN contexts AS x ON x.id = r.context_id AND x.session_id <> o.session_id
-  )
-  SELECT
-    c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others,
-    json_group_array(DISTINCT e.session_id) FILTER (WHERE c.is_copy) AS origins
-  FROM (
-    SELECT id, owner_id AS session_id, other_id, 0 AS is_copy FROM copies
-    UNION ALL
-    SELECT id, other_id, owner_id, 1 FROM copies
-  ) AS c
-  JOIN sessions AS e ON e.id = c.other_id
-  GROUP BY c.session_id
-) AS h ON h.session_id = u.session_id"""
+      SELECT w.parent AS other FROM session_relations AS w WHERE w.session_id = u.session_id AND w.response_count > 0
+      UNION ALL
+      SELECT e.session_id
+      FROM session_relations AS w JOIN sessions AS e ON e.id = w.session_id
+      WHERE w.parent_id = u.session_id AND w.response_count > 0
+    ) AS x
+  )"""
 
 # A percentile is the smallest duration that so many per cent are not above. A response that calls a tool twice counts
 # once for it; one that calls two tools, once for each.
@@ -228,16 +213,19 @@ REPORTS = {
             "s.title AS title",
             _FIRST_AT,
             _LAST_AT,
-            "coalesce(h.responses, 0) AS shared_responses",
-            "coalesce(h.others, '[]') AS shared_with",
-            "coalesce(h.origins, '[]') AS forked_from",
+            "v.parent AS parent",
+            "v.relation AS relation",
+            "k.shared_count AS shared_responses",
+            f"{_SHARED_WITH} AS shared_with",
+            f"{_FORKED_FROM} AS forked_from",
             *(f"k.{name[:-1]}_count AS {name}" for name in FACTS),
         ],
         "u.session_id",
         order="max(u.at), 1",
         is_timeline=True,
         omits=("sessions",),
-        joins=f"{_OF_SESSION}\nLEFT JOIN session_facts AS k ON k.session_id = u.session_id{_SHARED}",
+        joins=f"{_OF_SESSION}\nLEFT JOIN session_facts AS k ON k.session_id = u.session_id\n"
+        "LEFT JOIN relations AS v ON v.session_id = s.session_id AND v.rank = 1 AND v.relation <> 'shared'",
     ),
     "projects": _ranking(
         "project_usage",

@@ -32,7 +32,7 @@ SHARED = {
     "models": "id, name, canonical",
     "record_types": "id, type, subtype",
     "contexts": "id, session_id, cwd, branch, version, entrypoint, agent, agent_type, skill, plugin, mcp_server,"
-    " mcp_tool, is_sidechain, is_background",
+    " mcp_tool, forked_from, continued_from, is_sidechain, is_background",
 }
 AGENT_COLUMNS = "session_id, agent, type, description, source"
 BETTER_AGENT = (

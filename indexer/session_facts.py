@@ -17,6 +17,10 @@ _TYPES = {
     "api_error": digest_text("assistant", "api_error"),
     "pull_request": digest_text("pr-link", None),
 }
+_COLUMNS = (
+    "session_id", "turn_count", "tool_count", "tool_error_count", "file_count", "pull_request_count",
+    "compaction_count", "interruption_count", "api_error_count", "model_change_count",
+)  # fmt: skip
 _EDITS = ", ".join(f"'{name}'" for name in EDITS)
 
 # Texts are only fetched where CASE asks for them: the rest comes from the index on contexts, times and types.
@@ -58,7 +62,7 @@ FROM (
 GROUP BY session_id
 """
 _FACTS = f"""
-INSERT OR REPLACE INTO session_facts
+INSERT OR REPLACE INTO session_facts ({", ".join(_COLUMNS)})
 SELECT
   s.id, coalesce(r.turn_count, 0), coalesce(t.tool_count, 0), coalesce(t.tool_error_count, 0),
   coalesce(t.file_count, 0), coalesce(r.pull_request_count, 0), coalesce(r.compaction_count, 0),

@@ -119,11 +119,17 @@ def about(connection: sqlite3.Connection, session: int) -> Row:
     """What a session was: its row of the view `conversations`, what it led to, how it is resumed, and what it used.
 
     `changed_files, pull_request_urls, models` (of the main conversation, in their order), `forked_from` and `forks`
-    (sessions that it repeats, or that repeat it) are lists; the sums are of what it owns, as the reports have them.
+    (sessions that it repeats, or that repeat it) are lists, as are `parents` and `children`, sessions that it goes on
+    from, the nearest first, or that go on from it: `session_id, relation, title`, and of parents `is_indexed`. The sums
+    are of what it owns, as the reports have them.
     """
     (row,) = fetch_dicts(connection, _CONVERSATION, (session,))
     for name, sql in _LISTS.items():
         row[name] = [value for (value,) in connection.execute(sql, (session,))]
+    row["parents"] = [
+        {**parent, "is_indexed": bool(parent["is_indexed"])} for parent in fetch_dicts(connection, _PARENTS, (session,))
+    ]
+    row["children"] = fetch_dicts(connection, _CHILDREN, (session,))
     how = resumes(connection, [session]).get(session, NO_RESUME)
     spent = f"{SPENT.partition('WHERE')[0]} WHERE r.session_id = ?"
     return {**row, **how, **sums(fetch_dicts(connection, spent, (session,)))}
@@ -154,25 +160,25 @@ FROM responses AS r JOIN models AS m ON m.id = r.model_id
 WHERE r.session_id = ? AND r.part = 0 AND NOT r.is_sidechain
 GROUP BY m.id ORDER BY min(r.at), m.name
 """,
-    "forked_from": """
-SELECT DISTINCT s.session_id
-FROM contexts AS c
-CROSS JOIN records AS r ON r.context_id = c.id
-CROSS JOIN record_usage AS u ON u.record_id = r.id
-CROSS JOIN responses AS o ON o.id = u.response_id AND o.session_id <> c.session_id
-JOIN sessions AS s ON s.id = o.session_id
-WHERE c.session_id = ? ORDER BY 1
-""",
+    "forked_from": "SELECT parent FROM session_relations WHERE session_id = ? AND kind = 'fork' ORDER BY 1",
     "forks": """
-SELECT DISTINCT s.session_id
-FROM responses AS o
-CROSS JOIN record_usage AS u ON u.response_id = o.id
-CROSS JOIN records AS r ON r.id = u.record_id
-CROSS JOIN contexts AS c ON c.id = r.context_id AND c.session_id <> o.session_id
-JOIN sessions AS s ON s.id = c.session_id
-WHERE o.session_id = ? ORDER BY 1
+SELECT s.session_id
+FROM session_relations AS v JOIN sessions AS s ON s.id = v.session_id
+WHERE v.parent_id = ? AND v.kind = 'fork' ORDER BY 1
 """,
 }
+_CHILDREN = """
+SELECT s.session_id, v.kind AS relation, s.title
+FROM session_relations AS v JOIN sessions AS s ON s.id = v.session_id
+WHERE v.parent_id = ? AND v.kind <> 'shared'
+ORDER BY s.first_at, s.session_id
+"""
+_PARENTS = """
+SELECT v.parent AS session_id, v.relation, v.parent_title AS title, v.is_indexed
+FROM sessions AS s JOIN relations AS v ON v.session_id = s.session_id
+WHERE s.id = ? AND v.relation <> 'shared'
+ORDER BY v.rank
+"""
 
 
 def resumes(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Row]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # faster and needs a compiler; copying rows whole (SELECT *) saves the writer 0.1 s of 600 MB.
 BYTES = 24 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
-_DERIVED = ("sessions", "session_facts", "responses", "tool_calls")
-_TABLES = (*rows.FACTS, *_SHARED, *_DERIVED, "agents", "hosts", "files")
+_DERIVED = ("sessions", "session_facts", "session_relations", "responses", "tool_calls")
+_TABLES = (*rows.FACTS, *_SHARED, *_DERIVED, "agents", "hosts", "files", "forgotten")
 _PRAGMAS = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -16384;
 """
@@ -56,7 +56,7 @@ class Shard:
 class Blueprint:
     """What a worker must know to build shards of an index: where, and its tables."""
 
-    __slots__ = ("host", "path", "tables", "tombstones")
+    __slots__ = ("forgotten", "host", "path", "tables", "tombstones")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         (self.path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
@@ -64,6 +64,7 @@ class Blueprint:
         sql = f"SELECT sql FROM sqlite_master WHERE type = 'table' AND name IN ({marks})"
         self.tables = ";\n".join(row[0] for row in connection.execute(sql, _TABLES))
         self.tombstones = Tombstones(connection)
+        self.forgotten = connection.execute("SELECT * FROM forgotten").fetchall()
         self.host = connection.execute("SELECT name, user FROM hosts WHERE id = 1").fetchone()
 
 
@@ -94,6 +95,7 @@ class _Building:
         self._connection: Any = apsw.Connection(self.shard.path)  # for what is done here it is as sqlite3's
         self._connection.execute(_PRAGMAS + "BEGIN;" + blueprint.tables + ";").fetchall()  # a pragma answers
         self._connection.execute("INSERT INTO hosts VALUES (1, ?, ?)", blueprint.host)
+        self._connection.executemany("INSERT INTO forgotten VALUES (?, ?, ?, ?)", blueprint.forgotten)
         self._tombstones = blueprint.tombstones
         self._files: set[int] = set()
         self.size = 0  # of what was read, or is carried for the archive

@@ -84,7 +84,8 @@ COLUMNS = {
         Column("files", "Files", COUNT, 5),
         Column("pull_requests", "PRs", COUNT, 6),
         Column("interruptions", "Stops", COUNT, 6),
-        Column("shared_responses", "Shared", COUNT, 4),
+        Column("parent", "From", ID, 4),
+        Column("shared_responses", "Shared", COUNT, 5),
         Column("output_tokens", "Output", TOKENS, 1),
         Column("total_tokens", "Total", TOKENS),
         *_COST,
@@ -126,6 +127,7 @@ COLUMNS = {
 # What is rare: nothing is shown for none of it, and no column where there is none at all.
 _RARE = {
     "runs",
+    "parent",
     "shared_responses",
     "tool_errors",
     "files",

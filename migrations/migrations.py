@@ -403,3 +403,77 @@ def index_tool_calls_by_time(db: Database) -> None:
     """The newest tool calls first. An index without any gets this one as all others: after its first load."""
     if db.execute("SELECT 1 FROM tool_calls LIMIT 1").fetchone():
         db.execute("CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at)")
+
+
+@migrations()
+def relate_sessions(db: Database) -> None:
+    """What goes on from what is asked of every session: to find it anew took longer than all the rest of the report.
+
+    The parser that gives the columns of contexts reads transcripts anew; of those that are gone, what they share tells.
+    """
+    db.execute("CREATE TABLE before AS SELECT * FROM contexts")
+    db.execute("DROP TABLE contexts")
+    db.execute("""
+CREATE TABLE contexts ( -- what many records share: session, directory, version, agent
+  id INTEGER PRIMARY KEY, -- digest of the rest
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  cwd TEXT, -- working directory
+  branch TEXT, -- git branch
+  version TEXT, -- version of Claude Code
+  entrypoint TEXT, -- cli, sdk-py, claude-vscode, …
+  agent TEXT, -- id of the subagent
+  agent_type TEXT, -- its type, where the record names it
+  skill TEXT, -- skill the response is attributed to
+  plugin TEXT, -- plugin it is attributed to
+  mcp_server TEXT, -- MCP server it is attributed to
+  mcp_tool TEXT, -- MCP tool it is attributed to
+  is_sidechain INTEGER NOT NULL, -- 1: said by or to a subagent
+  is_background INTEGER NOT NULL, -- 1: a background copy of a session
+  forked_from TEXT, -- session that the records were copied from
+  continued_from TEXT -- session whose transcript the records name as what came before
+) STRICT""")
+    db.execute("INSERT INTO contexts SELECT *, NULL, NULL FROM before")
+    db.execute("DROP TABLE before")
+    # SQLite keeps a comment only if something of the column comes after it.
+    db.execute("""
+ALTER TABLE session_facts ADD COLUMN
+  shared_count INTEGER NOT NULL -- responses that stand in another session, too
+  DEFAULT 0""")
+    db.execute("""
+CREATE TABLE session_relations ( -- which session goes on from which; derived
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  parent_id INTEGER NOT NULL, -- digest of parent
+  parent TEXT NOT NULL, -- Claude Code's id of the session before it, which the index may not have
+  kind TEXT NOT NULL, -- fork: it repeats its parent; continued: it names it; shared: both repeat the same
+  response_count INTEGER NOT NULL, -- responses that stand in both
+  shared_until INTEGER, -- the last of these, milliseconds since 1970 UTC
+  PRIMARY KEY (session_id, parent_id)
+) STRICT, WITHOUT ROWID""")
+    db.execute("""
+CREATE TEMP TABLE shared AS
+SELECT DISTINCT o.id, o.at, o.session_id AS owner_id, c.session_id AS other_id
+FROM (SELECT response_id AS id FROM record_usage GROUP BY 1 HAVING min(record_id >> 40) < max(record_id >> 40)) AS d
+CROSS JOIN responses AS o ON o.id = d.id AND o.part = 0
+CROSS JOIN record_usage AS u ON u.response_id = o.id
+CROSS JOIN records AS r ON r.id = u.record_id
+CROSS JOIN contexts AS c ON c.id = r.context_id AND c.session_id <> o.session_id""")
+    db.execute("""
+INSERT INTO session_relations
+SELECT
+  iif(n.lower_owns * 2 >= n.total, n.higher_id, n.lower_id), p.id, p.session_id, 'fork', n.total, n.until
+FROM (
+  SELECT
+    min(owner_id, other_id) AS lower_id, max(owner_id, other_id) AS higher_id,
+    count(*) AS total, max(at) AS until, sum(owner_id < other_id) AS lower_owns
+  FROM temp.shared GROUP BY 1, 2
+) AS n
+JOIN sessions AS p ON p.id = iif(n.lower_owns * 2 >= n.total, n.lower_id, n.higher_id)""")
+    db.execute("""
+UPDATE session_facts SET shared_count = n.total
+FROM (
+  SELECT session_id, count(DISTINCT id) AS total
+  FROM (SELECT id, owner_id AS session_id FROM temp.shared UNION ALL SELECT id, other_id FROM temp.shared)
+  GROUP BY 1
+) AS n
+WHERE n.session_id = session_facts.session_id""")
+    db.execute("DROP TABLE temp.shared")

@@ -165,7 +165,7 @@ def test_a_response_embedded_in_a_broken_record_is_recovered_as_a_sidechain_of_i
     recovered = batch.records[1]
     context = batch.contexts[recovered[4]]
     assert recovered[6] & RECOVERED
-    assert (batch.sessions[context[1]], context[12]) == (SESSION, 1)
+    assert (batch.sessions[context[1]], context[-2]) == (SESSION, 1)
 
 
 def test_a_type_nobody_knows_is_not_recovered_from_a_broken_line():

@@ -320,7 +320,8 @@ def an_older_index(machines: Machines) -> Path:
             connection.execute(f"DROP VIEW {name}")
         for kind, name in sorted(_made(connection) - _made_first()):
             connection.execute(f"DROP {kind} {name}")
-        connection.execute("ALTER TABLE files DROP COLUMN identity")
+        for column in ("files DROP COLUMN identity", "contexts DROP forked_from", "contexts DROP continued_from"):
+            connection.execute(f"ALTER TABLE {column}")
         connection.execute("DELETE FROM _sqlite_migrations WHERE name <> 'create_index'")
         connection.execute("DELETE FROM meta WHERE key = 'views'")
         connection.execute("PRAGMA user_version = 1")

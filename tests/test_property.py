@@ -544,6 +544,8 @@ STORED = {
     "skipped": "SELECT f.path, k.offset, k.reason, k.is_partial FROM skipped_lines AS k"
     " JOIN files AS f ON f.id = k.file_id ORDER BY 1, 2",
     "files": "SELECT path, size, line_count, indexed_lines, tail, first_at FROM files ORDER BY path",
+    "relations": "SELECT * FROM relations ORDER BY session_id, rank",
+    "shared": "SELECT session_id, shared_responses, shared_with FROM session_usage ORDER BY 1",
     "keys": "SELECT key, part, owner_rank FROM record_usage AS u JOIN records AS r ON r.id = u.record_id"
     " JOIN files AS f ON f.id = r.file_id ORDER BY f.path, r.offset, part",
 }

@@ -25,6 +25,10 @@ CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at);
 CREATE INDEX IF NOT EXISTS tool_calls_session ON tool_calls (session_id);
 CREATE INDEX IF NOT EXISTS tool_calls_name ON tool_calls (name, started_at);
 CREATE INDEX IF NOT EXISTS contexts_session ON contexts (session_id);
+-- Which sessions say that they go on from others, and which others go on from one.
+CREATE INDEX IF NOT EXISTS contexts_origin ON contexts (session_id, forked_from, continued_from)
+  WHERE coalesce(forked_from, continued_from) IS NOT NULL;
+CREATE INDEX IF NOT EXISTS session_relations_parent ON session_relations (parent_id);
 CREATE INDEX IF NOT EXISTS sessions_project ON sessions (project_id);
 CREATE INDEX IF NOT EXISTS sessions_last_at ON sessions (last_at);
 -- The price of a model at a time.

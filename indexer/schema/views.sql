@@ -239,9 +239,22 @@ SELECT
   s.title AS title,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
   strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
-  coalesce(h.responses, 0) AS shared_responses,
-  coalesce(h.others, '[]') AS shared_with,
-  coalesce(h.origins, '[]') AS forked_from,
+  v.parent AS parent,
+  v.relation AS relation,
+  k.shared_count AS shared_responses,
+  (
+    SELECT json_group_array(x.other)
+    FROM (
+      SELECT w.parent AS other FROM session_relations AS w WHERE w.session_id = u.session_id AND w.response_count > 0
+      UNION ALL
+      SELECT e.session_id
+      FROM session_relations AS w JOIN sessions AS e ON e.id = w.session_id
+      WHERE w.parent_id = u.session_id AND w.response_count > 0
+    ) AS x
+  ) AS shared_with,
+  (
+    SELECT json_group_array(w.parent) FROM session_relations AS w WHERE w.session_id = u.session_id AND w.kind = 'fork'
+  ) AS forked_from,
   k.turn_count AS turns,
   k.tool_count AS tools,
   k.tool_error_count AS tool_errors,
@@ -266,32 +279,7 @@ JOIN models AS m ON m.id = u.model_id
 JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
 LEFT JOIN session_facts AS k ON k.session_id = u.session_id
-LEFT JOIN (
-  WITH copies AS (
-    SELECT DISTINCT o.id AS id, o.session_id AS owner_id, x.session_id AS other_id
-    FROM (
-      SELECT response_id
-      FROM record_usage
-      WHERE part = 0
-      GROUP BY response_id
-      HAVING min(record_id >> 40) < max(record_id >> 40)
-    ) AS d
-    CROSS JOIN responses AS o ON o.id = d.response_id
-    CROSS JOIN record_usage AS y ON y.response_id = o.id
-    CROSS JOIN records AS r ON r.id = y.record_id
-    CROSS JOIN contexts AS x ON x.id = r.context_id AND x.session_id <> o.session_id
-  )
-  SELECT
-    c.session_id, count(DISTINCT c.id) AS responses, json_group_array(DISTINCT e.session_id) AS others,
-    json_group_array(DISTINCT e.session_id) FILTER (WHERE c.is_copy) AS origins
-  FROM (
-    SELECT id, owner_id AS session_id, other_id, 0 AS is_copy FROM copies
-    UNION ALL
-    SELECT id, other_id, owner_id, 1 FROM copies
-  ) AS c
-  JOIN sessions AS e ON e.id = c.other_id
-  GROUP BY c.session_id
-) AS h ON h.session_id = u.session_id
+LEFT JOIN relations AS v ON v.session_id = s.session_id AND v.rank = 1 AND v.relation <> 'shared'
 GROUP BY u.session_id;
 
 -- One row per project.
@@ -647,6 +635,23 @@ JOIN records AS r ON r.id = p.record_id
 JOIN contexts AS c ON c.id = r.context_id
 JOIN record_types AS t ON t.id = r.type_id;
 
+-- One row per session and session that it goes on from, or has responses in common with; the nearest has `rank` 1.
+CREATE VIEW relations AS
+SELECT
+  s.session_id AS session_id,
+  v.parent AS parent,
+  v.kind AS relation,
+  row_number() OVER (
+    PARTITION BY v.session_id ORDER BY v.kind = 'shared', v.kind = 'continued', v.shared_until DESC, v.parent
+  ) AS rank,
+  v.response_count AS shared_responses,
+  strftime('%Y-%m-%dT%H:%M:%fZ', v.shared_until / 1000.0, 'unixepoch') AS shared_until,
+  p.title AS parent_title,
+  p.id IS NOT NULL AS is_indexed
+FROM session_relations AS v
+JOIN sessions AS s ON s.id = v.session_id
+LEFT JOIN sessions AS p ON p.id = v.parent_id;
+
 -- One row per session: what it was, in plain words, also where nothing of it is billed to it.
 CREATE VIEW conversations AS
 SELECT
@@ -664,10 +669,13 @@ SELECT
   f.compaction_count AS compactions,
   f.interruption_count AS interruptions,
   f.api_error_count AS api_errors,
-  f.model_change_count AS model_changes
+  f.model_change_count AS model_changes,
+  v.parent AS parent,
+  v.relation AS relation
 FROM sessions AS s
 LEFT JOIN projects AS p ON p.id = s.project_id
-LEFT JOIN session_facts AS f ON f.session_id = s.id;
+LEFT JOIN session_facts AS f ON f.session_id = s.id
+LEFT JOIN relations AS v ON v.session_id = s.session_id AND v.rank = 1 AND v.relation <> 'shared';
 
 -- One row per session and file that its tools changed.
 CREATE VIEW changed_files AS

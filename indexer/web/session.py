@@ -136,7 +136,8 @@ def _show(found: Row, offset: int) -> None:
             found[name] = printable(found[name])
     if found.get("text"):
         found["text"] = _cut(found["text"].strip("\n"))
-    parts = [found.get("prompt"), *found.get("turns", ()), *found.get("steps", ()), *found.get("agents", ())]
+    related = (*found.get("parents", ()), *found.get("children", ()))
+    parts = [found.get("prompt"), *found.get("turns", ()), *found.get("steps", ()), *found.get("agents", ()), *related]
     for part in parts:
         if part is not None:
             _show(part, offset)
