@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from functools import lru_cache
+from heapq import merge
+from itertools import accumulate, pairwise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import NamedTuple
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, NamedTuple
 
     class Zone(NamedTuple):
         """Part of a record: which values are fixed, whether keys are fixed, and what is below."""
@@ -32,16 +34,17 @@ _MASKED = re.compile(r"(?:\[redacted\])?\**")
 
 # Not within a word: "task-0123…" is no key.
 _START = r"(?<![A-Za-z0-9])"
-# Each pattern stands behind a text that every match of it has: to look for that is ten times as fast.
+# Each pattern stands behind the text that every match of it begins with: to look for that is ten times as fast.
 _READY = {
     "api-keys": (
         ("sk-", _START + r"sk-(?:(?:ant|proj|svcacct|admin|or-v1)-[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{32,})"),
         ("AIza", _START + r"AIza[A-Za-z0-9_-]{35}"),
-        ("KIA", _START + r"AKIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
-        ("SIA", _START + r"ASIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
-        ("_access_key", r"(?i:aws_secret_access_key|aws_secret_key)[^A-Za-z0-9/+]{1,20}(?P<secret>[A-Za-z0-9/+]{40})"),
-        ("_ACCESS_KEY", r"AWS_SECRET_ACCESS_KEY[^A-Za-z0-9/+]{1,20}(?P<secret>[A-Za-z0-9/+]{40})"),
-        ("k_live_", _START + r"[rs]k_live_[A-Za-z0-9]{16,}"),
+        ("AKIA", _START + r"AKIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
+        ("ASIA", _START + r"ASIA[A-Z0-9]{16}(?![A-Za-z0-9])"),
+        ("aws_secret", r"aws_secret(?:_access)?_key[^A-Za-z0-9/+]{1,20}(?P<secret>[A-Za-z0-9/+]{40})"),
+        ("AWS_SECRET", r"AWS_SECRET(?:_ACCESS)?_KEY[^A-Za-z0-9/+]{1,20}(?P<secret>[A-Za-z0-9/+]{40})"),
+        ("rk_live_", _START + r"rk_live_[A-Za-z0-9]{16,}"),
+        ("sk_live_", _START + r"sk_live_[A-Za-z0-9]{16,}"),
         ("gsk_", _START + r"gsk_[A-Za-z0-9]{40,}"),
         ("xai-", _START + r"xai-[A-Za-z0-9]{40,}"),
         ("hf_", _START + r"hf_[A-Za-z0-9]{30,}"),
@@ -65,7 +68,7 @@ _READY = {
     ),
     "private-keys": (
         (
-            "PRIVATE KEY",
+            "-----BEGIN ",
             # What stands between may be numbered lines, or a JSON text within the text; a key may also be cut off.
             r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
             r"(?:[\s\S]{0,20000}?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|(?:[A-Za-z0-9+/=]{16,}|\s|\\n)*)",
@@ -127,17 +130,20 @@ class Redactor:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [re.compile(pattern, re.MULTILINE) for pattern in patterns]
-        ready = [found.pattern for found in self._patterns if found.pattern in _LITERALS]
-        self._literals = [_LITERALS[pattern] for pattern in ready]
-        # A line break before a match stands in the transcript as \n: no word begins there for the raw bytes.
-        self._rough = [re.compile(pattern.replace(_START, "").encode()) for pattern in ready]
         self._own = [found for found in self._patterns if found.pattern not in _LITERALS]
+        ready = [found.pattern for found in self._patterns if found.pattern in _LITERALS]
+        # A line break before a match stands in the transcript as \n: no word begins there for the raw bytes.
+        self._rough = {_LITERALS[pattern]: re.compile(pattern.replace(_START, "").encode()) for pattern in ready}
+        self._places = _finder(tuple(self._rough))
 
     def mask(self, data: bytes) -> bytes:
         """Whole lines of a transcript, masked; the same object if nothing matches."""
-        if not self._may_match(data):
-            return data
-        return b"\n".join(self._line(line) if self._may_match(line) else line for line in data.split(b"\n"))
+        parts: list[bytes] = []
+        position = 0
+        for start, end in self._lines(data):
+            parts += data[position:start], self._line(data[start:end])
+            position = end
+        return b"".join((*parts, data[position:])) if parts else data
 
     def mask_text(self, text: str) -> str:
         """A text, masked."""
@@ -149,10 +155,27 @@ class Redactor:
         """Whether anything in a text is to be masked."""
         return text is not None and bool(self._matches(text))
 
-    def _may_match(self, data: bytes) -> bool:
-        for literal, rough in zip(self._literals, self._rough, strict=True):
-            if literal in data and rough.search(data):
-                return True
+    def _lines(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Where lines stand that may hold what is to be masked."""
+        if self._own_match(data):  # which says nothing of where
+            ends = accumulate((len(line) + 1 for line in data.split(b"\n")), initial=0)
+            for start, end in pairwise(ends):
+                line = data[start : end - 1]
+                if self._own_match(line) or next(self._secrets(line), None) is not None:
+                    yield start, end - 1
+            return
+        end = -1
+        for place in self._secrets(data):
+            if place > end:
+                start, end = data.rfind(b"\n", 0, place) + 1, data.find(b"\n", place)
+                end = len(data) if end < 0 else end
+                yield start, end
+
+    def _secrets(self, data: bytes) -> Iterator[int]:
+        """Where ready patterns match, or nearly so."""
+        return (place for place, literal in self._places(data) if self._rough[literal].match(data, place))
+
+    def _own_match(self, data: bytes) -> bool:
         if not self._own:
             return False
         view = _unescaped(data)
@@ -204,6 +227,35 @@ class Redactor:
                 mask[kept.start() : kept.end()] = kept[0]
             masked[first:last] = mask
         return bytes(masked)
+
+
+def _finder(literals: Sequence[bytes]) -> Callable[[bytes], Iterable[tuple[int, bytes]]]:
+    """What finds all places of all literals in bytes, in order.
+
+    RE2, where it is installed, looks for all of them at once, as fast as for one.
+    """
+    try:
+        import re2
+    except ImportError:
+        return lambda data: merge(*(_find(literal, data) for literal in literals))
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1  # bytes as they are
+    pattern = re2.compile(b"|".join(map(re.escape, literals)), options)
+    return lambda data: _search(pattern, data) if literals else ()
+
+
+def _find(literal: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
+    place = data.find(literal)
+    while place >= 0:
+        yield place, literal
+        place = data.find(literal, place + 1)
+
+
+def _search(pattern: Any, data: bytes) -> Iterator[tuple[int, bytes]]:
+    found = pattern.search(data)
+    while found is not None:
+        yield found.start(), found.group()
+        found = pattern.search(data, found.start() + 1)
 
 
 def _mask(length: int) -> str:

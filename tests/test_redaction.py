@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from test_keep import configure, restored
 
 from indexer import archive, chunks, erasure, refresh, store
-from indexer.redaction import SETS, redactor
+from indexer.redaction import SETS, Redactor, redactor
 
 # Made up, and put together here so that no scanner takes this file for a leak.
 ANTHROPIC = "sk-ant-" + "api03-" + "a1B2" * 12
@@ -221,6 +222,29 @@ def test_what_looks_like_a_secret_and_is_none_stays() -> None:
     for harmless in ("task-0123456789abcdef0123456789abcdef", "disk-usage", "AKIAlong", "eyJhbG.x.y", "risk-free"):
         line = builders.line(user(f"See {harmless} there"))
         assert redactor(ALL).mask(line) == line
+
+
+@pytest.fixture(params=["with RE2", "without RE2"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are looked for by RE2 where it is installed."""
+    if request.param == "without RE2":
+        monkeypatch.setitem(sys.modules, "re2", None)
+    else:
+        pytest.importorskip("re2", reason="google-re2 is not installed")
+
+
+@pytest.mark.usefixtures("engine")
+def test_every_secret_of_a_line_is_found_and_no_other_line_is_touched() -> None:
+    near = [builders.line(user(f"task-{number} sk-short AKIAlong eyJx\r x")) for number in range(3)]
+    secret = builders.line(user(" ".join([*SECRETS, f"sk-sk-{ANTHROPIC}", f"aws_secret_key: {'aB3/' * 10}"])))
+    masked = Redactor(ALL).mask(b"".join([near[0], secret, near[1], b"\n", secret, near[2]]))
+    lines = masked.splitlines(keepends=True)
+    assert [lines[0], *lines[2:4], lines[5]] == [near[0], near[1], b"\n", near[2]]
+    assert lines[1] == lines[4]
+    said = orjson.loads(lines[1])["message"]["content"]
+    assert said.split()[0].startswith("[redacted]*")
+    assert not any(part in said for secret in SECRETS for part in secret.split("\n"))
+    assert "aB3/" not in said
 
 
 texts = st.lists(
