@@ -17,7 +17,7 @@ from functools import partial
 
 from . import store
 from .checkpoint import UNFINISHED
-from .chunks import PACKED_LEVEL, Archived, compress, decompress
+from .chunks import LINES_MASKED, PACKED_LEVEL, Archived, compress, decompress
 from .errors import IndexUnusable
 from .store import display_path, insert
 
@@ -194,8 +194,8 @@ class Archive:
         for chunk in part.chunks:
             if chunk.is_whole:
                 self._execute("UPDATE files SET offset = ?, is_packed = 0 WHERE id = ?", (chunk.end, file_id))
-        if part.is_masked:
-            self._execute("UPDATE files SET is_masked = 1 WHERE id = ?", (file_id,))
+        if part.masked:
+            self._execute("UPDATE files SET is_masked = is_masked | ? WHERE id = ?", (part.masked, file_id))
         if part.is_last:
             sql = "UPDATE files SET size = ?, mtime_ns = ?, meta = coalesce(?, meta) WHERE id = ?"
             self._execute(sql, (job.found.size, job.found.mtime_ns, part.meta, file_id))
@@ -209,8 +209,11 @@ class Archive:
         if before is not None and (part.is_same or before[2] is not None):
             # Behind the whole lines stands what was the open last line; it is read again.
             self._execute("DELETE FROM chunks WHERE file_id = ? AND start >= ?", (before[0], before[1]))
-            sql = "UPDATE files SET file_id = ?, size = -1, mtime_ns = ?, dropped = NULL WHERE id = ?"
-            self._execute(sql, (job.file_id, UNFINISHED, before[0]))
+            sql = (
+                "UPDATE files SET file_id = ?, size = -1, mtime_ns = ?, dropped = NULL, is_masked = is_masked & ?"
+                " WHERE id = ?"
+            )
+            self._execute(sql, (job.file_id, UNFINISHED, LINES_MASKED, before[0]))
             return int(before[0])
         if before is not None:
             self._execute("UPDATE files SET replaced_at = ? WHERE id = ?", (self._now, before[0]))
@@ -305,7 +308,7 @@ def rewrite(connection: sqlite3.Connection, change: Callable[[bytes], bytes]) ->
         if changed != data:
             sql = "UPDATE chunks SET data = ?, digest = ? WHERE file_id = ? AND start = ?"
             connection.execute(sql, (compress(changed, PACKED_LEVEL), digest(changed), *at))
-            connection.execute("UPDATE files SET is_masked = 1 WHERE id = ?", (file_id,))
+            connection.execute("UPDATE files SET is_masked = is_masked | ? WHERE id = ?", (LINES_MASKED, file_id))
 
 
 # Opening

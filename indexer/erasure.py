@@ -331,7 +331,7 @@ def _mask_archive(db: str, redactor: redaction.Redactor) -> bool:
         return True
     with closing(archive.open_archive(archive.place(db), is_writer=True)) as connection:
         connection.execute("PRAGMA secure_delete = ON")
-        transaction(connection, lambda: archive.rewrite(connection, redactor.mask))
+        transaction(connection, lambda: archive.rewrite(connection, redactor.mask_chunk))
         return archive.compact(connection)
 
 
@@ -358,6 +358,20 @@ def problems(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
     for item in find(connection, path, config.patterns()):
         whose = f" of session {item['session']}" if item["session"] else ""
         yield f"{item['count']:,} in {item['place']}{whose} hold what is to be redacted", "run `cm redact`"
+    names = _named(connection, config.patterns())
+    if names:
+        yield (
+            f"{names[0]}: the names of {len(names):,} transcripts hold what is to be redacted, and a refresh finds them"
+            " by their names",
+            "rename the project's directory, or `cm forget --all` its sessions when they are gone",
+        )
+
+
+def _named(connection: sqlite3.Connection, patterns: tuple[str, ...]) -> list[str]:
+    if not patterns:
+        return []
+    _register(connection, redaction.redactor(patterns))
+    return [path for (path,) in connection.execute("SELECT mask(path) FROM files WHERE finds(path) ORDER BY 1")]
 
 
 _SESSION_OF = {
@@ -373,7 +387,7 @@ _SESSION_OF = {
 def _find_archived(reader: archive.Reader, redactor: redaction.Redactor) -> Iterator[dict[str, Any]]:
     sessions: dict[str, int] = {}
     for file_id, session in reader.connection.execute("SELECT id, session FROM files ORDER BY session").fetchall():
-        if any(redactor.mask(data) is not data and redactor.mask(data) != data for data in reader.bytes_of(file_id)):
+        if any(redactor.mask_chunk(data) != data for data in reader.bytes_of(file_id)):
             sessions[session] = sessions.get(session, 0) + 1
     for session, count in sessions.items():
         yield {"place": "archive", "session": session, "count": count}

@@ -61,7 +61,7 @@ def status(index: sqlite3.Connection, db: str) -> dict[str, Any]:
         "packed_bytes": sum(row["packed_bytes"] for row in held),
         "earlier_generations": len(held) - len(current),
         "only_here": len(gone.keys() & current.keys()),
-        "masked": sum(row["is_masked"] for row in current.values()),
+        "masked": sum(bool(row["is_masked"]) for row in current.values()),
         "counted_only": {"transcripts": len(counted), "sessions": len({gone[path] for path in counted} - {None})},
         "not_kept": sum(path not in current for (path,) in index.execute(_PRESENT)),
     }

@@ -44,10 +44,20 @@ def logger() -> logging.Logger:
         ours = [_file(), _stderr()] if _is_verbose else [_file()]
         for handler in ours:
             handler.name = _NAME
+            handler.addFilter(_masked)
             found.addHandler(handler)
         found.propagate = False
         found.setLevel(min(handler.level for handler in ours))
     return found
+
+
+def _masked(record: logging.LogRecord) -> bool:
+    """What is not to be stored is not logged, either: a path or an error may hold it."""
+    if patterns := config.patterns():
+        from .redaction import redactor
+
+        record.msg, record.args = redactor(patterns).mask_text(record.getMessage()), ()
+    return True
 
 
 def _file() -> logging.Handler:

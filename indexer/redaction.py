@@ -7,6 +7,7 @@ true, JSON stays JSON, and what the accounting rests on (ids, types, models, cou
 from __future__ import annotations
 
 import re
+import string
 from bisect import bisect_right
 from functools import lru_cache
 from heapq import merge
@@ -106,6 +107,8 @@ _ZONES = {
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _IS_KEY = re.compile(rb"[ \t\r]*:")
 _ESCAPE = re.compile(rb"\\u[0-9a-fA-F]{4}|\\.", re.DOTALL)
+# What the last that is there of a torn secret is made of.
+_OF_SECRETS = f"{string.ascii_letters}{string.digits}._~+/=-".encode()
 # What a mask leaves alone in a line that is no JSON: records may still be found behind it.
 _STRUCTURE = re.compile(rb'\\.|["{}\\]', re.DOTALL)
 
@@ -144,6 +147,20 @@ class Redactor:
             parts += data[position:start], self._line(data[start:end])
             position = end
         return b"".join((*parts, data[position:])) if parts else data
+
+    def mask_chunk(self, data: bytes) -> bytes:
+        """Lines of a transcript, masked; of a torn last one also the end, which may be the beginning of a secret.
+
+        Where one of the user's own patterns could begin, nobody knows: then all of the torn line is masked.
+        """
+        from .lines import usable
+
+        masked = self.mask(data)
+        torn = data.rfind(b"\n") + 1
+        if usable(data[torn:]) == data[torn:]:
+            return masked
+        end = torn if self._own else len(masked.rstrip(_OF_SECRETS))
+        return masked[:end] + _mask(len(masked) - end).encode()
 
     def mask_text(self, text: str) -> str:
         """A text, masked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import lines
+from . import config, lines
 from .digest import digest
 from .store import real_path
 
@@ -25,6 +25,7 @@ class Source:
     def __init__(self, connection: sqlite3.Connection, archive: Archive | None) -> None:
         self._connection = connection
         self._archive = archive
+        self._patterns = config.patterns()
         self._files: dict[int, tuple[str, str | None, int | None]] = {}
         self.missing: dict[tuple[str, str], int] = {}
 
@@ -35,9 +36,9 @@ class Source:
         self._files.clear()
 
     def record(self, row: Row, is_needed: bool = True) -> Row | None:
-        """The record; None if nobody has it any more, which counts as missing where it is needed."""
+        """The record as it may be stored; None if nobody has it any more: it is missing, where it is needed."""
         data = self.data(row, is_needed)
-        return None if data is None else _parsed(data)
+        return None if data is None else _parsed(self._masked(data))
 
     def data(self, row: Row, is_needed: bool = True) -> bytes | None:
         """The bytes of a record."""
@@ -45,13 +46,20 @@ class Source:
         path, reason, descriptor = self._file(file_id)
         if descriptor is not None:
             found = os.pread(descriptor, length, offset)
-            if _is_record(found, row):
+            if _is_record(found, row) or _is_record(self._masked(found), row):
                 return found
             reason = "rewritten"
         kept = self._archive(file_id, offset, length) if self._archive is not None else None
         if kept is None and is_needed:
             self.missing[path, reason or "deleted"] = self.missing.get((path, reason or "deleted"), 0) + 1
         return kept
+
+    def _masked(self, data: bytes) -> bytes:
+        if not self._patterns:
+            return data
+        from .redaction import redactor
+
+        return redactor(self._patterns).mask(data)
 
     def _file(self, file_id: int) -> tuple[str, str | None, int | None]:
         """Path of a transcript, why it cannot be read, and its descriptor if it can."""

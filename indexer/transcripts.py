@@ -68,9 +68,9 @@ class Part:
         "is_for_archive",
         "is_forgotten",
         "is_last",
-        "is_masked",
         "is_same",
         "job",
+        "masked",
         "meta",
         "offset",
         "state",
@@ -91,7 +91,7 @@ class Part:
         self.chunks: list[Chunk] = []
         self.meta: bytes | None = None
         self.is_same = False
-        self.is_masked = False
+        self.masked = 0  # what of the bytes it has differs
         self.is_for_archive = False  # the index has it already
         self.is_forgotten = False  # nothing of its session is to be stored
         self.counts = (0, 0, 0)  # of the batch once it was taken: lines indexed, records, lines skipped
@@ -99,7 +99,7 @@ class Part:
     def keep(self, keeper: Keeper, raw: bytes = b"", masked: bytes = b"", offset: int = 0) -> None:
         """Adds what the archive lacks of a piece."""
         self.chunks += keeper.chunks(raw, masked, offset)
-        self.is_same, self.is_masked = keeper.is_same, keeper.is_masked
+        self.is_same, self.masked = keeper.is_same, keeper.masked
 
     def take_batch(self) -> Batch:
         """The rows, to be stored; the part keeps only how many there were."""

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,11 +15,11 @@ import orjson
 import pytest
 from builders import SESSION, assistant, text, tool_result, tool_use, user
 from conftest import RunCm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_keep import configure, restored
 
-from indexer import archive, chunks, erasure, refresh, store
+from indexer import archive, chunks, erasure, keeping, refresh, store
 from indexer.redaction import SETS, Redactor, redactor
 
 # Made up, and put together here so that no scanner takes this file for a leak.
@@ -130,18 +131,77 @@ def test_a_broken_line_is_masked_and_the_record_behind_it_still_found(home: buil
     assert not remains(db, GITHUB)
 
 
-def test_a_torn_line_waits_for_its_end_because_half_a_secret_is_not_recognised(
+def test_a_torn_line_is_kept_without_its_end_because_half_a_secret_is_not_recognised(
     home: builders.Home, db: Path, tmp_path: Path
 ) -> None:
     configure("keep = true\nredact = true")
+    whole = builders.line(user())
+    path = builders.write(home.transcript(), [whole])
+    builders.append(path, [b'{"type":"user","message":{"content":"Key: ' + ANTHROPIC[:12].encode()])
+    refresh()
+    assert not remains(db, ANTHROPIC[:12])
+    (torn,) = restored(db, tmp_path / "torn").values()
+    assert torn == whole + b'{"type":"user","message":{"content":"Key: ' + b"[redacted]**"
+    builders.append(path, [b'"}}\n'])
+    refresh()
+    assert restored(db, tmp_path / "whole").popitem()[1] == path.read_bytes()
+    with closing(store.open_reader(str(db))) as index:
+        assert keeping.status(index, str(db))["masked"] == 0
+
+
+def test_what_a_pattern_of_one_s_own_may_begin_in_is_not_kept_of_a_torn_line(
+    home: builders.Home, db: Path, tmp_path: Path
+) -> None:
+    configure("keep = true\n[redact]\nsets = []\npatterns = ['secret: .*']")
     path = builders.write(home.transcript(), [user()])
-    builders.append(path, [b'{"type":"user","message":{"content":"' + ANTHROPIC[:12].encode()])
+    builders.append(path, [b'{"type":"user","message":{"content":"secr'])
     refresh()
-    assert not remains(db, ANTHROPIC[:12])
-    builders.append(path, [ANTHROPIC[12:].encode() + b'"}}\n'])
+    path.unlink()
     refresh()
-    assert not remains(db, ANTHROPIC[:12])
-    assert len(restored(db, tmp_path / "out").popitem()[1]) == path.stat().st_size
+    assert not remains(db, "secr")
+    (back,) = restored(db, tmp_path / "out").values()
+    assert back.splitlines()[1] == b"[redacted]".ljust(41, b"*")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2000), st.sampled_from(SECRETS))
+def test_wherever_a_line_is_torn_no_half_of_a_secret_is_kept(cut: int, secret: str) -> None:
+    line = builders.line(user(f"x {secret} y"))
+    torn = line[: min(cut, len(line) - 2)]
+    kept = redactor(ALL).mask_chunk(torn)
+    assert len(kept) == len(torn)
+    assert redactor(ALL).mask_chunk(kept) == kept
+    first = orjson.dumps(secret)[1:-1]
+    at = line.find(first)
+    if at + 4 <= len(torn) and not secret.startswith("-----"):
+        assert first[:4] not in kept
+
+
+def test_what_is_read_from_a_transcript_is_shown_as_it_may_be_stored(home: builders.Home, run_cm: RunCm) -> None:
+    configure("redact = true")
+    call = tool_use("Bash", command=f"curl -H 'x: {GITHUB}'")
+    builders.write(home.transcript(), [user(), assistant(call), tool_result(call["id"], f"KEY={ANTHROPIC}")])
+    for form in ("--full", "--html", "--json"):
+        shown = run_cm("show", SESSION, form).stdout
+        assert "[redacted]" in shown
+        assert GITHUB not in shown and ANTHROPIC not in shown
+    assert GITHUB in run_cm("show", SESSION, "--raw").stdout
+
+
+def test_the_log_is_masked_and_names_of_transcripts_are_told_of(
+    home: builders.Home, db: Path, run_cm: RunCm, make_unreadable: Callable[[Path], None]
+) -> None:
+    configure("redact = true")
+    path = builders.write(home.transcript(project=f"/home/{GITHUB}"), [user()])
+    named = path.rename(path.with_name(f"{GITHUB}.jsonl"))
+    run_cm("refresh")
+    make_unreadable(builders.append(named, [user()]))
+    run_cm("refresh")
+    log = Path(os.environ["CM_LOG"]).read_text()
+    assert "[redacted]" in log and GITHUB not in log
+    checked = run_cm("check")
+    assert "the names of 1 transcripts hold what is to be redacted" in checked.stdout
+    assert GITHUB not in checked.stdout
 
 
 def test_restore_says_that_a_session_differs(home: builders.Home, db: Path, run_cm: RunCm) -> None:
