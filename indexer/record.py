@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
-import orjson
 from msgspec import Raw, Struct
 
 Text = str | None
@@ -207,6 +206,7 @@ class Edit(Struct, gc=False):
 
 decode = msgspec.json.Decoder(Record).decode
 decode_edit = msgspec.json.Decoder(Edit).decode
+decode_any = msgspec.json.decode
 # What `decode` raises: not JSON, not of these types, not UTF-8, nested too deeply.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Numbers stay as they were written: some are strings.
@@ -255,6 +255,8 @@ def _value(kind: Any, value: Any) -> Any:
 
 def to_json(value: Any) -> bytes:
     """JSON of a value, or nothing: orjson reads 1024 levels and writes 254, and no integer beyond 64 bits."""
+    import orjson
+
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:

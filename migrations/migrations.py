@@ -477,3 +477,18 @@ FROM (
 ) AS n
 WHERE n.session_id = session_facts.session_id""")
     db.execute("DROP TABLE temp.shared")
+
+
+@migrations()
+def index_files(db: Database) -> None:
+    """What is asked of all transcripts at every refresh and every report, for which what is gone only grows.
+
+    A year of transcripts that Claude Code deleted would take a refresh that finds nothing new half as long again.
+    """
+    db.execute("CREATE INDEX files_root ON files (host_id, root)")
+    # SQLite reads the columns of the condition, too, and only then nothing but the index.
+    db.execute(
+        "CREATE INDEX files_present ON files"
+        " (host_id, path, size, mtime_ns, inode, checked_ns, parser_version, error, replaced_at, gone_at)"
+        " WHERE replaced_at IS NULL AND gone_at IS NULL"
+    )
