@@ -148,7 +148,7 @@ FROM rated_responses AS r
 LEFT JOIN (
   SELECT
     q.from_at, q.offset_ms,
-    lead(q.from_at, 1, 253402300800000) OVER (ORDER BY q.from_at) AS until_at
+    lead(q.from_at, 1, 253402300800000) OVER (PARTITION BY q.host, q.user_name ORDER BY q.from_at) AS until_at
   FROM zone_offsets AS q
   JOIN reference_host AS h ON h.host = q.host AND h.user_name = q.user_name
 ) AS z ON r.at_ms >= z.from_at AND r.at_ms < z.until_at;
