@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     class Dialect(NamedTuple):
-        """How an engine says what is not standard: a statement, an operator, and calls of one argument."""
+        """How an engine says what is not standard: a statement, an operator, and calls.
+
+        In a call {0} is the first argument, {1} all others, and {2} these with their names.
+        """
 
         name: str
         create: str
@@ -33,6 +36,7 @@ DUCKDB = Dialect(
         "instant": "epoch_ms({0})",
         "day_of": "DATE '1970-01-01' + CAST({0} AS INTEGER)",
         "names_of": "list(DISTINCT {0} ORDER BY {0})",
+        "earliest": "min(struct_pack({2})) FILTER (WHERE {0})",
     },
 )
 SPARK = Dialect(
@@ -43,6 +47,7 @@ SPARK = Dialect(
         "instant": "timestamp_millis({0})",
         "day_of": "date_add(DATE '1970-01-01', CAST({0} AS INT))",
         "names_of": "array_sort(collect_set({0}))",
+        "earliest": "min(struct({1})) FILTER (WHERE {0})",
     },
 )
 POSTGRESQL = Dialect(
@@ -53,13 +58,24 @@ POSTGRESQL = Dialect(
         "instant": "'epoch'::timestamptz + {0} * interval '1 millisecond'",
         "day_of": "DATE '1970-01-01' + CAST({0} AS INTEGER)",
         "names_of": "array_agg(DISTINCT {0} ORDER BY {0})",
+        "earliest": "(array_agg(CAST(ROW({1}) AS origin) ORDER BY {1}) FILTER (WHERE {0}))[1]",
     },
 )
 
 # Whole nanodollars as decimals; to multiply keeps them exact where a division might not.
 _USD = "CAST(CAST({0} AS DECIMAL(20, 0)) * CAST(0.000000001 AS DECIMAL(10, 9)) AS DECIMAL(20, 9))"
-_CALL = re.compile(r"\b(instant|day_of|names_of|usd)\(([^()]+)\)")
+# What earlier formats had besides.
+FORMER = ("VIEW adviser_models",)
+_CALL = re.compile(r"\b(instant|day_of|names_of|usd|earliest)\(([^()]+)\)")
 
+# There a column cannot be a row of just any columns.
+_ORIGIN = """
+CREATE TYPE origin AS (
+  owner_rank bigint, session_id text COLLATE "C", host text COLLATE "C", user_name text COLLATE "C",
+  path text COLLATE "C", byte_offset bigint, model text COLLATE "C", agent text COLLATE "C"
+);
+
+"""
 # PostgreSQL takes what is grouped and joined for a row or two, and would join millions in nested loops. A function has
 # settings of its own, under which the whole is planned.
 _PLANNED = """
@@ -100,13 +116,18 @@ def views(dialect: Dialect) -> Iterator[str]:
     with open(os.path.join(SQL, "across.sql"), encoding="utf-8") as file:
         text = file.read().partition("\n\n")[2]
     if dialect is POSTGRESQL:
-        text = text.replace("CREATE VIEW usage AS", "CREATE VIEW joined_usage AS") + _PLANNED
+        text = _ORIGIN + text.replace("CREATE VIEW usage AS", "CREATE VIEW joined_usage AS") + _PLANNED
     for view, about, key in REPORTS:
         text += f"\n-- One row per {about}.\nCREATE VIEW {view} AS\nSELECT\n  {key},{_SUMS.format(key=key)}"
     calls = {**dialect.calls, "usd": _USD}
-    text = _CALL.sub(lambda call: calls[call[1]].format(call[2]), text)
+    text = _CALL.sub(lambda call: calls[call[1]].format(*_arguments(call[2])), text)
     text = text.replace(" // ", f" {dialect.divide} ").replace("CREATE VIEW", dialect.create)
     yield from (part.strip() for part in text.split(";\n") if part.strip())
+
+
+def _arguments(text: str) -> tuple[str, str, str]:
+    first, *others = text.split(", ")
+    return first, ", ".join(others), ", ".join(f"{name} := {name}" for name in others)
 
 
 def made(dialect: Dialect) -> list[str]:

@@ -55,7 +55,7 @@ else:
     Options = namedtuple("Options", "with_text is_anonymous", defaults=(False, False))
 
 # Version of the tables and views that other engines are given: what an older cm wrote is written anew.
-VERSION = 1
+VERSION = 2
 DAY = 86_400_000
 # The day of what is not cut by days.
 UNDATED = -1

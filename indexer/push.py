@@ -218,7 +218,7 @@ def _prepare(target: psycopg.Connection[Any]) -> None:
                 return
         target.execute(_BOOKS)
         target.execute("SET LOCAL search_path = cm")
-        for thing in reversed(across.made(across.POSTGRESQL)):
+        for thing in (*reversed(across.made(across.POSTGRESQL)), *across.FORMER):
             target.execute(f"DROP {thing.replace(' ', ' IF EXISTS cm.')}")
         for table in facts.schema():
             _bring_up_to_date(target, table)

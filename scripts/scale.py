@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Holds DuckDB and a Spark cluster, on the exports of many made-up hosts, against one index of all their transcripts.
+"""Holds DuckDB and a Spark cluster, on the exports of many made-up hosts, against `cm merge` of the hosts' indexes.
 
-scripts/scale.py DIR                               20 hosts of 100,000 responses each: some minutes, 4 GB in DIR
+scripts/scale.py DIR                               20 hosts of 100,000 responses each: an hour or less, 6 GB in DIR
 scripts/scale.py DIR --hosts 3 --responses 1000    seconds
 
-Every number of `cm stats` and `cm daily` must be equal, to the nanodollar; exits 1 where one is not. Prints what each
-engine needs for both on 1 host, on a quarter, on half and on all of them. Needs duckdb; Spark needs pyspark and Java.
+Every number of `cm stats --json` and `cm daily --json` must be equal, to the nanodollar; exits 1 where one is not.
+Prints what merging needs and what each engine needs for both answers, on 1 host, on a quarter, on half and on all of
+them. Needs duckdb; Spark needs pyspark and Java.
 """
 
 from __future__ import annotations
@@ -19,36 +20,47 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from indexer import export, store
+from indexer import export, metrics, store
 from indexer.facts import Options
 from indexer.refresh import refresh
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 ENGINES = ("duckdb", "spark")
 PER_SESSION, SHARED = 100, 0.05
 MODELS = "claude-opus-4-5-20251101 claude-opus-4-8 claude-sonnet-4-6 claude-haiku-4-5-20251001 claude-opus-5".split()
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
 DAYS = 300
-TOKENS = ("input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_tokens")
-KINDS = ("input", "output", "cache_write", "cache_read", "web_search")
 
-STATS = f"""
+# The columns that `metrics.assemble` takes; a row without a model is of its project.
+STATS = """
 SELECT
-  project, model, {", ".join(f"sum({name}) AS {name}" for name in TOKENS)}, sum(responses) AS responses,
-  {", ".join(f"sum({kind}_cost_usd) AS {kind}_cost_usd" for kind in KINDS)}
-FROM usage GROUP BY project, model ORDER BY project, model
+  project, project_name, model,
+  sum(input_tokens), sum(output_tokens), sum(cache_creation_tokens), sum(cache_read_tokens),
+  sum(input_cost_usd), sum(output_cost_usd), sum(cache_write_cost_usd), sum(cache_read_cost_usd),
+  sum(web_search_cost_usd), sum(responses), sum(CASE WHEN cost_usd IS NULL THEN total_tokens END),
+  count(DISTINCT session_id), CAST(max(occurred_at) AS VARCHAR(30))
+FROM usage
+GROUP BY GROUPING SETS ((project, project_name, model), (project, project_name))
 """
-SUMS = (*TOKENS, "total_tokens", "responses", "sessions", "unpriced_tokens", "undercounted_responses", "cost_usd")
-DAILY = f"SELECT CAST(day AS VARCHAR(10)), {', '.join(SUMS)} FROM daily_usage ORDER BY day"
+COSTS = slice(7, 12)
+DAILY = "SELECT * FROM daily_usage ORDER BY day"
 
-Answers = list[list[tuple[Any, ...]]]
+Rows = Sequence[Sequence[Any]]
+
+
+class Needed(NamedTuple):
+    """Seconds of the clock and of the CPU, and the most memory in MB."""
+
+    seconds: float
+    cpu: float
+    megabytes: float
 
 
 def main() -> int:
@@ -61,8 +73,7 @@ def main() -> int:
     options = parser.parse_args()
     directory = options.directory.resolve()
     if options.ask:
-        asked = _ask_duckdb(directory) if options.ask == "duckdb" else _ask_spark(directory)
-        print(json.dumps(asked))
+        print(json.dumps(_ask_duckdb(directory) if options.ask == "duckdb" else _ask_spark(directory)))
         return 0
     # Whatever the user has set is not of this history.
     for name in [name for name in os.environ if name.startswith(("CM_", "CLAUDE_"))]:
@@ -70,35 +81,90 @@ def main() -> int:
     os.environ |= {"CM_LOG": str(directory / "log"), "XDG_CONFIG_HOME": str(directory / "config"), "CM_TIMEZONE": "UTC"}
     counts = sorted({1, -(-options.hosts // 4), -(-options.hosts // 2), options.hosts})
     _make(directory, options.hosts, options.responses)
-    answers = _measure(directory, options.engines, counts)
-    truth = json.loads(json.dumps(_truth(directory, options.hosts)))
-    for engine, said in answers.items():
-        print(f"{engine}: {'every number equal' if said == truth else 'DIFFERENT'}")
-    return 0 if all(said == truth for said in answers.values()) else 1
+    truths = _merge(directory, counts)
+    return 0 if _compare(directory, options.engines, truths) else 1
 
 
-def _measure(directory: Path, engines: Sequence[str], counts: Sequence[int]) -> dict[str, Answers]:
-    """Prints what each engine needs; what each says of all hosts."""
-    answers = {}
-    print("| engine | hosts | responses | seconds: stats | daily | CPU | MB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+def _merge(directory: Path, counts: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Merges more and more hosts into one index, and prints what that needs; what `cm` says of each number of them."""
+    for left in directory.glob("merged.db*"):
+        left.unlink()
+    print("| hosts | responses | merged in s | CPU s | MB | `cm stats` s | `cm daily` s | index, MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    truths = {}
+    merged = 0
+    for count in counts:
+        others = [str(_host(directory, n) / "cm.db") for n in range(merged, count)]
+        merged = count
+        _, merging = _cm(directory, "merge", *others)
+        stats, first = _cm(directory, "stats", "--no-refresh")
+        daily, second = _cm(directory, "daily", "--no-refresh")
+        truths[count] = {"stats": stats, "daily": daily}
+        size = (directory / "merged.db").stat().st_size / 1e6
+        print(
+            f"| {count} | {stats['messages_count']:,} | {merging.seconds:.1f} | {merging.cpu:.1f} |"
+            f" {merging.megabytes:,.0f} | {first.seconds:.1f} | {second.seconds:.1f} | {size:,.0f} |",
+            flush=True,
+        )
+    return truths
+
+
+def _cm(directory: Path, *arguments: str) -> tuple[Any, Needed]:
+    """What a command on the merged index prints as JSON, and what it needs."""
+    places = {
+        "PYTHONPATH": str(CHECKOUT),
+        "CM_DB": str(directory / "merged.db"),
+        "CM_ROOTS": str(directory / "nothing"),
+    }
+    command = [sys.executable, "-m", "indexer", *arguments, "--json"]
+    started = time.perf_counter()
+    with subprocess.Popen(command, env=os.environ | places, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        found = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    seconds = time.perf_counter() - started
+    return found, Needed(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def _compare(directory: Path, engines: Sequence[str], truths: Mapping[int, Any]) -> bool:
+    """Prints what each engine needs for the answers, and whether they are equal; whether all are."""
+    print("\n| engine | hosts | responses | stats, s | daily, s | CPU s, both | MB | numbers |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    is_equal = True
     for engine in engines:
-        for count in counts:
-            said = _run(engine, _exports_of(directory, count))
-            total = sum(int(row[6]) for row in said["answers"][0])
-            figures = " | ".join(f"{seconds:.1f}" for seconds in (*said["seconds"], said["cpu_seconds"]))
-            print(f"| {engine} | {count} | {total:,} | {figures} | {said['megabytes']:,.0f} |", flush=True)
-        answers[engine] = said["answers"]
-    return answers
+        for count, truth in truths.items():
+            said, needed = _run(engine, _exports_of(directory, count))
+            verdict = f"{_numbers(said):,} equal" if said == truth else "DIFFERENT"
+            is_equal &= said == truth
+            print(
+                f"| {engine} | {count} | {truth['stats']['messages_count']:,} | {needed[0].seconds:.1f} |"
+                f" {needed[1].seconds:.1f} | {sum(part.cpu for part in needed):.1f} |"
+                f" {max(part.megabytes for part in needed):,.0f} | {verdict} |",
+                flush=True,
+            )
+    return is_equal
+
+
+def _numbers(found: Any) -> int:
+    """How many there are in it."""
+    if isinstance(found, dict):
+        found = list(found.values())
+    return sum(map(_numbers, found)) if isinstance(found, list) else int(isinstance(found, int | float))
 
 
 # Hosts
 
 
+def _host(directory: Path, n: int) -> Path:
+    return directory / "hosts" / f"{n:02}"
+
+
 def _make(directory: Path, hosts: int, responses: int) -> None:
     """Transcripts of each host, its index, and its export into one directory; what is there already stays."""
     for n in range(hosts):
-        root = directory / "hosts" / f"{n:02}"
+        root = _host(directory, n)
         if (root / "done").exists():
             continue
         started = time.perf_counter()
@@ -173,57 +239,15 @@ def _exports_of(directory: Path, count: int) -> Path:
     return found
 
 
-def _truth(directory: Path, hosts: int) -> Answers:
-    """What `cm stats` and `cm daily` say of one index of all transcripts; costs as whole nanodollars in decimals."""
-    from indexer import metrics
-
-    database = str(directory / "all.db")
-    started = time.perf_counter()
-    refresh([str(directory / "hosts" / f"{n:02}") for n in range(hosts)], database)
-    print(f"one index of all hosts: {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    connection = store.open_reader(database)
-    stats = [
-        (project, model, *map(str, tokens[:4]), str(responses), *map(_usd, tokens[4:]))
-        for project, _, model, *tokens, responses, _ in connection.execute(metrics._SUMS)
-    ]
-    sums = ", ".join("sum(u.cost_nano)" if name == "cost_usd" else _daily_sum(name) for name in SUMS)
-    sql = f"SELECT date(u.local_day * 86400, 'unixepoch'), {sums} FROM local_usage AS u GROUP BY 1 ORDER BY 1"
-    daily = [(day, *map(str, numbers), _usd(nano)) for day, *numbers, nano in connection.execute(sql)]
-    connection.close()
-    return [stats, daily]
-
-
-def _daily_sum(name: str) -> str:
-    from indexer.reports import SUMS as texts
-
-    return texts[name].format(cost="u.cost_nano")
-
-
-def _usd(nano: int | None) -> str | None:
-    return None if nano is None else f"{Decimal(nano) / 10**9:.9f}"
-
-
-def _plain(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    """Rows with all that is not NULL as text, costs with nine decimals."""
-    return [
-        tuple(
-            value if value is None or isinstance(value, str) else
-            f"{value:.9f}" if isinstance(value, Decimal) and value.as_tuple().exponent else str(int(value))
-            for value in row
-        )
-        for row in rows
-    ]  # fmt: skip
-
-
 # Engines
 
 
-def _run(engine: str, exports: Path) -> dict[str, Any]:
+def _run(engine: str, exports: Path) -> tuple[dict[str, Any], list[Needed]]:
     """Asks in a process of its own, in the directory of the exports; its memory is the engine's."""
     command = [sys.executable, __file__, str(exports), "--ask", engine]
     said = subprocess.run(command, cwd=exports, stdout=subprocess.PIPE, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+    found = json.loads(said.splitlines()[-1])
+    return {name: found[name] for name in ("stats", "daily")}, [Needed(*needed) for needed in found["needed"]]
 
 
 def _ask_duckdb(exports: Path) -> dict[str, Any]:
@@ -231,24 +255,34 @@ def _ask_duckdb(exports: Path) -> dict[str, Any]:
 
     connection = duckdb.connect(config={"threads": "2"})
     connection.execute((exports / "views.sql").read_text())
-    return _time([os.getpid()], lambda sql: connection.execute(sql).fetchall())
+
+    def ask(sql: str) -> tuple[list[str], Rows]:
+        found = connection.execute(sql)
+        return [column[0] for column in found.description], found.fetchall()
+
+    return _answers(ask)
 
 
 def _ask_spark(exports: Path) -> dict[str, Any]:
     """Of a cluster of its own: a master and two workers of one core and 1 GB each, all on the loopback."""
-    with _spark_cluster(exports) as (spark, pids):
+    with _spark_cluster(exports) as spark:
         for statement in (exports / "views-spark.sql").read_text().split(";\n"):
             if statement.strip():
                 spark.sql(statement)
         spark.sql("SELECT count(*) FROM files").collect()  # the executors have started
-        found = _time([*pids, os.getpid()], lambda sql: spark.sql(sql).collect())
+
+        def ask(sql: str) -> tuple[list[str], Rows]:
+            frame = spark.sql(sql)
+            return frame.columns, frame.collect()
+
+        found = _answers(ask)
         executors = int(spark.sparkContext._jsc.sc().getExecutorMemoryStatus().size()) - 1
         assert executors == 2, f"{executors} executors"
         return found
 
 
 @contextmanager
-def _spark_cluster(folder: Path) -> Iterator[tuple[Any, list[int]]]:
+def _spark_cluster(folder: Path) -> Iterator[Any]:
     import pyspark
     from pyspark.sql import SparkSession
 
@@ -279,7 +313,7 @@ def _spark_cluster(folder: Path) -> Iterator[tuple[Any, list[int]]]:
                 builder = builder.config(key, value)
             spark = builder.getOrCreate()
             try:
-                yield spark, [process.pid for process in started]
+                yield spark
             finally:
                 spark.stop()
         finally:
@@ -289,8 +323,55 @@ def _spark_cluster(folder: Path) -> Iterator[tuple[Any, list[int]]]:
                 process.wait()
 
 
-def _needs(pids: Sequence[int]) -> tuple[float, float]:
-    """CPU seconds, and the most memory in MB, of these processes and those they started, together."""
+def _answers(ask: Callable[[str], tuple[list[str], Rows]]) -> dict[str, Any]:
+    """Both answers as `cm` has them, and what each took."""
+    needed, found = [], []
+    for sql in (STATS, DAILY):
+        started, (before, _) = time.perf_counter(), _needs()
+        found.append(ask(sql))
+        seconds, (after, megabytes) = time.perf_counter() - started, _needs()
+        needed.append(Needed(seconds, after - before, megabytes))
+    (_, stats), (columns, days) = found
+    return {
+        "stats": _stats(stats),
+        "daily": [_day(dict(zip(columns, row, strict=True))) for row in days],
+        "needed": needed,
+    }
+
+
+def _stats(rows: Rows) -> dict[str, Any]:
+    sums = [
+        [
+            *row[:3],
+            *map(_whole, row[3:7]),
+            *(_whole(usd and usd * 10**9) for usd in row[COSTS]),
+            *map(_whole, row[12:14]),
+        ]
+        for row in rows
+        if row[2] is not None
+    ]
+    conversations = {row[0]: int(row[14]) for row in rows if row[2] is None}
+    newest = datetime.fromisoformat(max(row[15] for row in rows))
+    last = newest.isoformat(timespec="milliseconds") + "Z"
+    return metrics.assemble(sums, conversations, last).to_dict()
+
+
+def _day(row: dict[str, Any]) -> dict[str, Any]:
+    row |= {key: _whole(value) for key, value in row.items() if key not in ("day", "models", "cost_usd")}
+    return row | {
+        "day": str(row["day"]),
+        "models": list(row["models"]),
+        "cost_usd": None if row["cost_usd"] is None else float(row["cost_usd"]),
+    }
+
+
+def _whole(number: Any) -> int | None:
+    """Sums of whole numbers are decimals in some engines."""
+    return None if number is None else int(number)
+
+
+def _needs() -> tuple[float, float]:
+    """CPU seconds, and the most memory in MB, of this process and all that it started, together."""
     children: dict[int, list[int]] = {}
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -302,24 +383,12 @@ def _needs(pids: Sequence[int]) -> tuple[float, float]:
         children.setdefault(int(status["PPid"]), []).append(int(folder.name))
         peak = int(status.get("VmHWM", "0 kB").split()[0])
         found[int(folder.name)] = ((int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK"), peak / 1024)
-    todo, all_of_them = list(pids), []
+    todo, all_of_them = [os.getpid()], []
     while todo:
         pid = todo.pop()
         all_of_them.append(found.get(pid, (0.0, 0.0)))
         todo += children.get(pid, [])
     return sum(cpu for cpu, _ in all_of_them), sum(peak for _, peak in all_of_them)
-
-
-def _time(pids: Sequence[int], ask: Callable[[str], Sequence[Sequence[Any]]]) -> dict[str, Any]:
-    """Answers to both questions, what they took, and the most memory until then."""
-    answers, seconds = [], []
-    before, _ = _needs(pids)
-    for sql in (STATS, DAILY):
-        started = time.perf_counter()
-        answers.append(_plain(ask(sql)))
-        seconds.append(time.perf_counter() - started)
-    after, megabytes = _needs(pids)
-    return {"answers": answers, "seconds": seconds, "cpu_seconds": after - before, "megabytes": megabytes}
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from builders import (
 )
 
 from indexer import store
+from indexer.merge import merge
 from indexer.refresh import refresh
 
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -66,6 +67,15 @@ def index_of_all(found: Sequence[Machine], path: Path) -> Path:
         for n, machine in enumerate(found, 1):
             connection.execute("INSERT INTO hosts VALUES (?, ?, 'dev')", (n, machine.name))
             connection.execute("UPDATE files SET host_id = ? WHERE root = ?", (n, str(machine.home.root)))
+    return path
+
+
+def index_of_merged(found: Sequence[Machine], path: Path) -> Path:
+    """A copy of the first one's index after `cm merge` of all others."""
+    with closing(sqlite3.connect(found[0].db)) as connection:
+        connection.execute("VACUUM INTO ?", (str(path),))
+    for machine in found[1:]:
+        merge(str(machine.db), str(path))
     return path
 
 

@@ -25,6 +25,7 @@ from hosts import (
     a_team,
     ask,
     index_of_all,
+    index_of_merged,
     machines,
     plain,
     stats,
@@ -33,7 +34,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer import export, store
-from indexer.facts import Options
+from indexer.facts import VERSION, Options
 
 duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
@@ -82,14 +83,12 @@ def test_the_views_give_the_numbers_of_one_index_of_all_hosts(tmp_path: Path):
 
 
 def test_they_are_the_numbers_of_merged_indexes(tmp_path: Path):
-    merge = pytest.importorskip("indexer.merge", reason="this cm cannot merge")
     team = a_team(tmp_path / "team")
     for machine in team:
         write_out(machine, tmp_path / "out")
-    for other in (team[2], team[0]):
-        merge.merge(str(other.db), str(team[1].db))
-    assert answer(tmp_path / "out", STATS_ELSEWHERE) == stats(team[1].db)
-    assert answer(tmp_path / "out", DAILY) == ask(team[1].db, DAILY)
+    merged = index_of_merged([team[1], team[2], team[0]], tmp_path / "merged.db")
+    assert answer(tmp_path / "out", STATS_ELSEWHERE) == stats(merged)
+    assert answer(tmp_path / "out", DAILY) == ask(merged, DAILY)
 
 
 @pytest.mark.slow
@@ -245,6 +244,18 @@ def test_an_export_that_went_on_is_the_export_of_the_index_as_it_is(machine: Mac
     assert files(tmp_path / "out") == files(tmp_path / "new")
 
 
+def test_what_an_older_cm_wrote_is_written_anew(machine: Machine, tmp_path: Path):
+    write_out(machine, tmp_path / "out")
+    whole, before = files(tmp_path / "out"), stamps(tmp_path / "out")
+    views, manifest = tmp_path / "out/views.sql", tmp_path / "out/_manifests/host=anvil/dev.json"
+    views.write_text(whole["views.sql"].decode().replace(f"format {VERSION}.", f"format {VERSION - 1}."))
+    manifest.write_text(manifest.read_text().replace(f'"format": {VERSION}', f'"format": {VERSION - 1}'))
+    found = write_out(machine, tmp_path / "out")
+    assert (found["partitions_written"], found["partitions_unchanged"]) == (len(before), 0)
+    assert before.items().isdisjoint(stamps(tmp_path / "out").items())
+    assert files(tmp_path / "out") == whole
+
+
 def test_a_month_without_rows_is_taken_away_whatever_the_manifest_knows(machine: Machine, tmp_path: Path):
     write_out(machine, tmp_path / "out")
     left = tmp_path / "out" / "records" / "month=2026-08" / "host=anvil"
@@ -395,7 +406,7 @@ def test_the_command_says_what_it_wrote(home: Home, tmp_path: Path, run_cm: RunC
 def test_what_a_newer_cm_wrote_is_left_alone(machine: Machine, tmp_path: Path, run_cm: RunCm):
     write_out(machine, tmp_path / "out")
     views = tmp_path / "out" / "views.sql"
-    views.write_text(views.read_text().replace("format 1.", "format 99.", 1))
+    views.write_text(views.read_text().replace(f"format {VERSION}.", "format 99.", 1))
     before = files(tmp_path / "out")
     done = run_cm("export", tmp_path / "out", "--no-refresh", env=of(machine))
     assert (done.returncode, done.stdout) == (1, "")

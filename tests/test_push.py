@@ -17,7 +17,20 @@ from typing import Any
 import pytest
 from builders import Home, append, assistant, text, user, write
 from conftest import CHECKOUT, RunCm, clean_environment
-from hosts import DAILY, STATS_ELSEWHERE, Machine, Rows, a_real_team, a_team, ask, index_of_all, machines, plain, stats
+from hosts import (
+    DAILY,
+    STATS_ELSEWHERE,
+    Machine,
+    Rows,
+    a_real_team,
+    a_team,
+    ask,
+    index_of_all,
+    index_of_merged,
+    machines,
+    plain,
+    stats,
+)
 from servers import PASSWORD, Server, postgresql
 
 from indexer import push, store
@@ -95,15 +108,24 @@ def test_the_views_give_the_numbers_of_one_index_of_all_hosts(tmp_path: Path, ur
     assert answer(url, DAILY) == ask(everything, DAILY)
 
 
+def test_they_are_the_numbers_of_merged_indexes(tmp_path: Path, url: str):
+    team = a_team(tmp_path / "team")
+    for machine in team:
+        send(machine, url)
+    merged = index_of_merged(team, tmp_path / "merged.db")
+    assert answer(url, STATS_ELSEWHERE) == stats(merged)
+    assert answer(url, DAILY) == ask(merged, DAILY)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_on_real_transcripts_too(tmp_path: Path, url: str):
     team = a_real_team(tmp_path / "team")
     for machine in team:
         send(machine, url)
-    everything = index_of_all(team, tmp_path / "all.db")
-    assert answer(url, STATS_ELSEWHERE) == stats(everything)
-    assert answer(url, DAILY) == ask(everything, DAILY)
+    merged = index_of_merged(team, tmp_path / "merged.db")
+    assert answer(url, STATS_ELSEWHERE) == stats(merged)
+    assert answer(url, DAILY) == ask(merged, DAILY)
 
 
 def test_only_the_days_that_changed_are_sent(machine: Machine, url: str):
@@ -228,6 +250,7 @@ def test_tables_of_an_older_cm_are_brought_up_to_date(machine: Machine, url: str
         "DROP VIEW cm.usage CASCADE",
         "ALTER TABLE cm.messages DROP COLUMN version",
         "ALTER TABLE cm.messages ADD COLUMN dropped_since bigint",
+        "CREATE VIEW cm.adviser_models AS SELECT dropped_since FROM cm.messages",
         "DROP TABLE cm.models CASCADE",
         f"UPDATE cm.schema_version SET version = {VERSION - 1}",
         "UPDATE cm.pushed_days SET fingerprint = 'of another version'",

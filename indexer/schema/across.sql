@@ -1,6 +1,7 @@
 -- The accounting over the records of many hosts, for engines that have the tables of facts.sql from each of them.
 -- Standard SQL but for what `indexer/across.py` puts in each engine's words: `//` divides whole numbers, instant(ms) is a
--- time, day_of(n) the date n days after 1970-01-01, names_of(x) the sorted list of what x is, usd(n) an amount.
+-- time, day_of(n) the date n days after 1970-01-01, names_of(x) the sorted list of what x is, usd(n) an amount,
+-- earliest(condition, columns…) a value of those columns: the first, in their order, of the rows that meet the condition.
 -- Every number is exact: costs are decimals of whole nanodollars.
 
 -- The host whose prices, time zone and days hold in these views, as if all had been merged there: the one whose prices
@@ -53,74 +54,55 @@ GROUP BY response_id;
 CREATE VIEW charged_records AS
 SELECT
   response_id, part, host, user_name, file_id, byte_offset, session_id, model, agent, owner_rank, input_tokens,
-  output_tokens, cache_creation_tokens, cache_creation_1h_tokens, cache_read_tokens, web_searches, flags, stop_reason,
-  recorded_cost_usd, 1 AS records, CASE part WHEN 0 THEN 1 ELSE 0 END AS decides
+  output_tokens, cache_creation_tokens, cache_creation_1h_tokens, cache_read_tokens, web_searches, flags,
+  CASE WHEN stop_reason IS NULL THEN 0 ELSE 1 END AS is_final, recorded_cost_usd, 1 AS records,
+  CASE part WHEN 0 THEN 1 ELSE 0 END AS decides
 FROM records
 UNION ALL
 SELECT
   a.response_id, a.part, o.host, o.user_name, o.file_id, o.byte_offset, o.session_id, o.model, o.agent, o.owner_rank, 0,
-  0, 0, 0, 0, 0, o.flags, NULL, NULL, 0, 1
+  0, 0, 0, 0, 0, o.flags, 0, NULL, 0, 1
 FROM (SELECT DISTINCT response_id, part, advised_id FROM records WHERE part > 0) AS a
 JOIN records AS o ON o.response_id = a.advised_id;
 
--- One row per response, and per advisor's call within it: of each count the maximum over all records.
+-- One row per response, and per advisor's call within it: of each count the maximum over all records, and its earliest
+-- original, which owns it. The model of an advisor's call is that of its own earliest record.
 CREATE VIEW merged_records AS
 SELECT
-  response_id,
-  max(part) AS part,
-  min(CASE WHEN decides = 1 THEN owner_rank END) AS owner_rank,
-  max(input_tokens) AS input_tokens,
-  max(output_tokens) AS output_tokens,
-  max(cache_creation_tokens) AS cache_creation_tokens,
-  max(cache_creation_1h_tokens) AS cache_creation_1h_tokens,
-  max(cache_read_tokens) AS cache_read_tokens,
-  max(web_searches) AS web_searches,
-  max(flags & 1) AS is_fast,
-  max(flags & 2) // 2 AS is_us,
-  max(flags & 4) // 4 AS is_batch,
-  max(stop_reason) AS stop_reason,
-  max(recorded_cost_usd) AS recorded_cost_usd,
-  sum(records) AS record_count
-FROM charged_records
-GROUP BY response_id;
-
--- The model of an advisor's call is that of its own earliest original.
-CREATE VIEW adviser_models AS
-SELECT response_id, model
+  c.response_id AS response_id,
+  max(c.part) AS part,
+  max(c.input_tokens) AS input_tokens,
+  max(c.output_tokens) AS output_tokens,
+  max(c.cache_creation_tokens) AS cache_creation_tokens,
+  max(c.cache_creation_1h_tokens) AS cache_creation_1h_tokens,
+  max(c.cache_read_tokens) AS cache_read_tokens,
+  max(c.web_searches) AS web_searches,
+  max(c.flags & 1) AS is_fast,
+  max(c.flags & 2) // 2 AS is_us,
+  max(c.flags & 4) // 4 AS is_batch,
+  max(c.is_final) AS is_final,
+  max(c.recorded_cost_usd) AS recorded_cost_usd,
+  sum(c.records) AS record_count,
+  earliest(decides = 1, owner_rank, session_id, host, user_name, path, byte_offset, model, agent) AS owner,
+  earliest(decides = 0, owner_rank, session_id, host, user_name, path, byte_offset, model, agent) AS advice
 FROM (
-  SELECT
-    r.response_id, r.model,
-    row_number() OVER (
-      PARTITION BY r.response_id
-      ORDER BY r.owner_rank, r.session_id, r.host, r.user_name, f.path, r.byte_offset
-    ) AS n
-  FROM records AS r
+  SELECT r.*, f.path
+  FROM charged_records AS r
   JOIN files AS f ON f.host = r.host AND f.user_name = r.user_name AND f.file_id = r.file_id
-  WHERE r.part > 0
-) AS a
-WHERE n = 1;
+) AS c
+GROUP BY c.response_id;
 
--- The same, with the session, host and model of the earliest original. Few have several of one rank.
+-- The same, with what its owner says as columns.
 CREATE VIEW owned_responses AS
-SELECT o.*, coalesce(a.model, o.owner_model) AS model
-FROM (
-  SELECT
-    m.*,
-    r.session_id AS session_id,
-    r.host AS host,
-    r.user_name AS user_name,
-    r.agent AS agent,
-    r.model AS owner_model,
-    row_number() OVER (
-      PARTITION BY m.response_id
-      ORDER BY r.session_id, r.host, r.user_name, f.path, r.byte_offset
-    ) AS n
-  FROM merged_records AS m
-  JOIN charged_records AS r ON r.response_id = m.response_id AND r.owner_rank = m.owner_rank AND r.decides = 1
-  JOIN files AS f ON f.host = r.host AND f.user_name = r.user_name AND f.file_id = r.file_id
-) AS o
-LEFT JOIN adviser_models AS a ON a.response_id = o.response_id
-WHERE o.n = 1;
+SELECT
+  m.*,
+  (m.owner).owner_rank AS owner_rank,
+  (m.owner).session_id AS session_id,
+  (m.owner).host AS host,
+  (m.owner).user_name AS user_name,
+  (m.owner).agent AS agent,
+  coalesce((m.advice).model, (m.owner).model) AS model
+FROM merged_records AS m;
 
 -- Responses with their rates, as fractions of nanodollars; without a price they have none.
 CREATE VIEW rated_responses AS
@@ -129,7 +111,7 @@ SELECT
   o.owner_rank % 17592186044416 AS at_ms,
   o.input_tokens, o.output_tokens, o.cache_creation_tokens, o.cache_creation_1h_tokens, o.cache_read_tokens,
   greatest(o.web_searches, coalesce(s.web_searches, 0)) AS web_searches,
-  o.is_fast, o.is_us, o.is_batch, o.stop_reason, o.recorded_cost_usd, o.record_count,
+  o.is_fast, o.is_us, o.is_batch, o.is_final, o.recorded_cost_usd, o.record_count,
   r.input_num, r.input_den, r.output_num, r.output_den, r.cache_write_5m_num, r.cache_write_1h_num, r.cache_write_den,
   r.cache_read_num, r.cache_read_den, r.web_search
 FROM owned_responses AS o
@@ -166,7 +148,7 @@ FROM rated_responses AS r
 LEFT JOIN (
   SELECT
     q.from_at, q.offset_ms,
-    lead(q.from_at, 1, 253402300800000) OVER (ORDER BY q.from_at) AS until_at
+    lead(q.from_at, 1, 253402300800000) OVER (PARTITION BY q.host, q.user_name ORDER BY q.from_at) AS until_at
   FROM zone_offsets AS q
   JOIN reference_host AS h ON h.host = q.host AND h.user_name = q.user_name
 ) AS z ON r.at_ms >= z.from_at AND r.at_ms < z.until_at;
@@ -176,7 +158,7 @@ CREATE VIEW response_costs AS
 SELECT
   p.response_id, p.part, p.model, p.session_id, p.host, p.user_name, p.agent, p.owner_rank, p.at_ms, p.local_ms,
   p.input_tokens, p.output_tokens, p.cache_creation_tokens, p.cache_creation_1h_tokens, p.cache_read_tokens,
-  p.web_searches, p.is_fast, p.is_us, p.is_batch, p.stop_reason, p.recorded_cost_usd, p.record_count,
+  p.web_searches, p.is_fast, p.is_us, p.is_batch, p.is_final, p.recorded_cost_usd, p.record_count,
   (2 * i + input_den) // (2 * input_den) - CASE
     WHEN (2 * i + input_den) % (2 * input_den) = 0 THEN (2 * i + input_den) // (2 * input_den) % 2 ELSE 0
   END AS input,
@@ -226,7 +208,7 @@ SELECT
   usd(c.web_search) AS web_search_cost_usd,
   usd(c.input + c.output + c.cache_write + c.cache_read + c.web_search) AS cost_usd,
   c.recorded_cost_usd AS recorded_cost_usd,
-  CASE WHEN c.part = 0 AND c.output_tokens <= 10 AND c.stop_reason IS NULL THEN 1 ELSE 0 END AS is_undercounted,
+  CASE WHEN c.part = 0 AND c.output_tokens <= 10 AND c.is_final = 0 THEN 1 ELSE 0 END AS is_undercounted,
   CASE c.part WHEN 0 THEN 1 ELSE 0 END AS responses,
   c.record_count AS record_count
 FROM response_costs AS c
