@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 FORMATS = ("table", "json", "jsonl", "csv", "tsv", "markdown")
@@ -45,26 +46,43 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], form: str) -> str:
+def render(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str) -> str:
     """Rows in one of FORMATS, without the final newline."""
+    return "\n".join(lines(columns, rows, form))
+
+
+def lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: str) -> Iterator[str]:
+    """The same, row by row, each without its newline; only a table needs all rows before its first line."""
     if form == "json":
-        return dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=True)
-    if form == "jsonl":
-        return "\n".join(dumps(dict(zip(columns, row, strict=True))) for row in rows)
-    if form in ("csv", "tsv"):
-        return _separated(columns, rows, "," if form == "csv" else "\t")
-    return _table(columns, rows, "github" if form == "markdown" else "simple")
+        yield from _array(columns, rows)
+    elif form == "jsonl":
+        yield from (dumps(dict(zip(columns, row, strict=True))) for row in rows)
+    elif form in ("csv", "tsv"):
+        yield from _separated(columns, rows, "," if form == "csv" else "\t")
+    else:
+        yield _table(columns, list(rows), "github" if form == "markdown" else "simple")
 
 
-def _separated(columns: Sequence[str], rows: Sequence[Sequence[Any]], separator: str) -> str:
+def _array(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    # A comma stands behind each object but the last.
+    before = None
+    for row in rows:
+        yield "[" if before is None else f"{before},"
+        before = "  " + dumps(dict(zip(columns, row, strict=True)), indent=True).replace("\n", "\n  ")
+    yield from ["[]"] if before is None else [before, "]"]
+
+
+def _separated(columns: Sequence[str], rows: Iterable[Sequence[Any]], separator: str) -> Iterator[str]:
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([value.hex() if isinstance(value, bytes) else value for value in row] for row in rows)
-    return text.getvalue().removesuffix("\n")
+    for row in chain([columns], rows):
+        writer.writerow([value.hex() if isinstance(value, bytes) else value for value in row])
+        yield text.getvalue().removesuffix("\n")
+        text.seek(0)
+        text.truncate()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) -> str:

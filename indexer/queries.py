@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sqlite3
 import time
+from contextlib import contextmanager
 
 from .errors import BadInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from typing import Any, NamedTuple
 
     class NamedQuery(NamedTuple):
@@ -32,6 +34,8 @@ FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "queries")
 SECONDS = 60.0
 # No text in the index is longer than 16 MB; a function that makes gigabytes of one was not meant either.
 _LONGEST = 64 * 1024 * 1024
+# Rows that are held at a time.
+_FETCHED = 1000
 
 _READS = {
     sqlite3.SQLITE_SELECT,
@@ -62,6 +66,23 @@ def named() -> dict[str, NamedQuery]:
     return found
 
 
+class Clock:
+    """How long a query may go on; what is done with its rows does not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        left, self.deadline = self.deadline - time.monotonic(), math.inf
+        yield
+        self.deadline = time.monotonic() + left
+
+
 def run(
     connection: sqlite3.Connection,
     sql: str,
@@ -74,20 +95,47 @@ def run(
     Raises:
         BadInput: the SQL is wrong, would write, attach or load something, or runs longer than `seconds`.
     """
+    with _asked(connection, sql, parameters, Clock(seconds)) as cursor:
+        return [column[0] for column in cursor.description], cursor.fetchmany(limit)
+
+
+def stream(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any], clock: Clock
+) -> tuple[list[str], Generator[tuple[Any, ...]]]:
+    """As `run`, with rows that are read as they are asked for, until they are closed. Raises BadInput, then too."""
+    found = _rows(connection, sql, parameters, clock)
+    return list(next(found)), found
+
+
+def _rows(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any], clock: Clock
+) -> Generator[tuple[Any, ...]]:
+    """The names of the columns, then the rows."""
+    with _asked(connection, sql, parameters, clock) as cursor:
+        yield tuple(column[0] for column in cursor.description)
+        while rows := cursor.fetchmany(_FETCHED):
+            with clock.stopped():
+                yield from rows
+
+
+@contextmanager
+def _asked(
+    connection: sqlite3.Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Any], clock: Clock
+) -> Iterator[sqlite3.Cursor]:
+    """Asks, and lets nothing but reading be done meanwhile."""
     if re.fullmatch(r"[\w-]+", sql.strip()):
         sql, parameters = _look_up(sql.strip(), parameters)
-    deadline = time.monotonic() + seconds
     denied: list[str] = []
     connection.set_authorizer(lambda *action: _authorize(action, denied))
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    connection.set_progress_handler(clock.is_over, 10_000)
     longest = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     try:
         cursor = connection.execute(sql, parameters)
         if cursor.description is None:
             raise BadInput("that statement returns nothing; only a SELECT can be asked")
-        return [column[0] for column in cursor.description], cursor.fetchmany(limit)
+        yield cursor
     except (sqlite3.Error, OverflowError) as error:
-        raise BadInput(_tell(error, denied, seconds)) from error
+        raise BadInput(_tell(error, denied, clock.seconds)) from error
     except sqlite3.Warning as error:
         raise BadInput("only one statement at a time can be asked") from error
     finally:

@@ -7,13 +7,15 @@ import hashlib
 import io
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import Home, assistant, text, usage, user, write
-from conftest import RunCm
+from conftest import RunCm, clean_environment
 
 from indexer import config, queries, store
 from indexer.errors import BadInput
@@ -169,10 +171,35 @@ def test_reading_about_the_index_is_reading(index: Path, sql, expected):
 @pytest.mark.parametrize("what", ["count(*)", "x"])
 def test_a_query_that_never_ends_is_stopped(index, run_cm: RunCm, what):
     start = time.monotonic()
-    done = run_cm("query", ENDLESS.format(what), "--time-limit", "0.3")
+    done = run_cm("query", ENDLESS.format(what), "--time-limit", "0.3", "--format", "table")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "--time-limit" in done.stderr
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_rows_are_written_as_they_are_found_and_whoever_has_enough_ends_it(index, form):
+    command = [sys.executable, "-m", "indexer", "query", ENDLESS.format("x"), "--format", form]
+    with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+        assert done.stdout is not None and done.stderr is not None
+        read = b"".join(done.stdout.readline() for _ in range(4500))
+        done.stdout.close()
+        assert (done.wait(), done.stderr.read()) == (0, b"")
+    assert b"1000" in read
+
+
+def test_the_time_in_which_rows_are_read_by_others_does_not_count(index):
+    connection = store.open_reader(str(index))
+    try:
+        _, found = queries.stream(connection, ENDLESS.format("x"), {}, queries.Clock(0.2))
+        assert next(found) == (1,)
+        time.sleep(0.5)
+        assert [next(found) for _ in range(2000)][-1] == (2001,)
+        with pytest.raises(BadInput, match="time-limit"):
+            for _ in found:
+                pass
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import click
 
@@ -15,7 +16,7 @@ from .. import completion
 from .. import queries as library
 from ..cli import index_options, json_option, say
 from ..errors import BadInput
-from ..output import FORMATS, dumps, render
+from ..output import FORMATS, dumps, lines, render
 from .common import open_index
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -54,32 +55,33 @@ def query(
     """
     connection = open_index(db, roots, not refreshes, "query")
     try:
-        with _ended_after(time_limit):
+        clock = library.Clock(time_limit)
+        with _ended_by(clock):
             given = {name: _value(value) for name, value in parameters}
-            columns, rows = library.run(connection, sql, given, time_limit)
+            columns, rows = library.stream(connection, sql, given, clock)
+            chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "json")
+            with closing(rows):
+                sys.stdout.writelines(f"{line}\n" for line in lines(columns, rows, chosen))
     finally:
         connection.close()
-    chosen = "json" if as_json else form or ("table" if sys.stdout.isatty() else "json")
-    text = render(columns, rows, chosen)
-    if text:
-        click.echo(text)
 
 
 @contextmanager
-def _ended_after(seconds: float) -> Iterator[None]:
+def _ended_by(clock: library.Clock) -> Iterator[None]:
     """Ends the process a second later than that: within one call of a function SQLite does not look at the time."""
+    is_done = threading.Event()
 
-    def end() -> None:
-        say(library.too_long(seconds))
-        os._exit(1)
+    def watch() -> None:
+        while not is_done.wait(0.5):
+            if time.monotonic() > clock.deadline + 1:
+                say(library.too_long(clock.seconds))
+                os._exit(1)
 
-    timer = threading.Timer(seconds + 1, end)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        is_done.set()
 
 
 def _value(text: str) -> int | float | str:
