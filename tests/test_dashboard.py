@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from builders import PROJECT, Home, assistant, tool_result, tool_use, usage, user, write
 from conftest import RunCm
+from hosts import a_team, index_of_merged
 
 from indexer import refresh, reports, store
 from indexer.errors import BadInput
@@ -63,6 +64,23 @@ def test_every_part_of_the_page_sums_to_the_same_and_to_the_report(demo_index, w
     for part in ("daily", "hours", "models", "projects", "agents"):
         assert total(page[part], "cost_usd") == pytest.approx(total(daily, "cost_usd"), abs=1e-6), part
         assert total(page[part], "responses") == total(daily, "responses"), part
+
+
+def test_a_merged_index_has_hosts_as_one_more_choice(tmp_path: Path, run_cm: RunCm):
+    merged = index_of_merged(a_team(tmp_path / "team"), tmp_path / "merged.db")
+    everything, one = read(merged), read(merged, Wanted(since="all", hosts=("dev@birch",)))
+    assert everything["choices"]["hosts"] == one["choices"]["hosts"] == ["dev@anvil", "dev@birch", "dev@cedar"]
+    for name in SUMS:
+        assert total(everything["hosts"], name) == everything["totals"][name], name
+        assert [row[name] for row in one["hosts"]] == [one["totals"][name]], name
+    (birch,) = json.loads(run_cm("hosts", "--db", merged, "--no-refresh", "--json", "--host", "birch").stdout)
+    assert one["hosts"] == [{**birch, "name": "dev@birch"}]
+    assert one["totals"]["output_tokens"] == total(one["daily"], "output_tokens") == birch["output_tokens"]
+
+
+def test_an_index_of_one_machine_offers_no_hosts(demo_index):
+    page = read(demo_index)
+    assert (page["choices"]["hosts"], page["hosts"]) == ([], [])
 
 
 def test_the_tools_of_the_page_are_those_of_the_report(demo_index):

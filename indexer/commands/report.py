@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     shell_complete=completion.models,
     help="Only that model, else those with that in their name; may be repeated.",
 )
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="TEXT",
+    shell_complete=completion.hosts,
+    help="Only that machine of a merged index: its name, its user, user@host, or a part of it.",
+)
 @click.option("-z", "--timezone", metavar="ZONE", help="Days of that zone, such as Europe/Berlin.")
 @click.option("--no-text", is_flag=True, help="Leave out the titles of sessions: they are prompts, or made from them.")
 @click.option("--no-paths", is_flag=True, help="Name projects by the last part of their paths.")
@@ -53,6 +61,7 @@ def report(
     until: str | None,
     projects: tuple[str, ...],
     models: tuple[str, ...],
+    hosts: tuple[str, ...],
     timezone: str | None,
     no_text: bool,
     no_paths: bool,
@@ -66,7 +75,7 @@ def report(
     html = _library()
     from ..web.dashboard import Wanted
 
-    wanted = Wanted(since, until, projects, models, timezone)
+    wanted = Wanted(since, until, projects, models, timezone, hosts)
     connection = open_index(db, roots, no_refresh, "report")
     try:
         _write(file, html(connection, wanted, has_text=not no_text, has_paths=not no_paths))

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
-from .. import __version__, config, filters, reports, settings, zones
+from .. import __version__, config, filters, hosts, reports, settings, zones
 from ..errors import BadInput
 from ..pricing import unpriced
 from ..store import fetch_dicts, snapshot
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     Row = dict[str, Any]
 
     class Wanted(NamedTuple):
-        """What is asked of the page: days as `filters` reads them, projects by path or name, models by name."""
+        """What is asked of the page: days, projects, models and hosts, as `filters` reads them."""
 
         since: str | None = None
         until: str | None = None
         projects: Sequence[str] = ()
         models: Sequence[str] = ()
         timezone: str | None = None
+        hosts: Sequence[str] = ()
 
     class Days(NamedTuple):
         """The days that are asked for, both inclusive; local, as today is."""
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 else:
     from collections import namedtuple
 
-    Wanted = namedtuple("Wanted", "since until projects models timezone", defaults=(None, None, (), (), None))
+    Wanted = namedtuple("Wanted", "since until projects models timezone hosts", defaults=(None, None, (), (), None, ()))
     Days = namedtuple("Days", "since until today start_of_week")
 
 SINCE = "30d"
@@ -206,6 +207,7 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
     query = reports.Query(
         projects=_ids(connection, filters.projects, wanted.projects),
         models=_ids(connection, _models_named, wanted.models),
+        hosts=_ids(connection, filters.hosts, wanted.hosts),
     )
     days = _days(connection, wanted, query, _EPOCH + timedelta(local_now // reports.DAY))
     first = min(days.since, _calendar_start(days), _first_of_last_month(days.today))
@@ -218,7 +220,7 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
         "today": str(days.today),
         "start_of_week": days.start_of_week,
         "range": {"since": str(days.since), "until": str(days.until), "days": (days.until - days.since).days + 1},
-        "wanted": {"since": wanted.since, "until": wanted.until, "projects": wanted.projects, "models": wanted.models},
+        "wanted": {key: value for key, value in wanted._asdict().items() if key != "timezone"},
         "choices": _choices(connection),
         "periods": _periods(connection, query, days, local_now),
         "block": _active_block(connection, now),
@@ -246,6 +248,7 @@ def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) 
         "newest_sessions": rows(_NEWEST_SESSIONS),
         "agents": rows(_AGENTS),
         "tools": _tools(connection, days, query),
+        "hosts": _hosts(connection, days, query),
     }
     for row in (*found["projects"], *found["sessions"], *found["newest_sessions"]):
         row["label"] = labels[row["project"]]
@@ -295,7 +298,10 @@ def _first_of_last_month(today: date) -> date:
 
 
 def _choices(connection: sqlite3.Connection) -> dict[str, Any]:
-    """What the page can be limited to: projects and models that have responses, whatever it is limited to now."""
+    """What the page can be limited to: projects and models that have responses, whatever it is limited to now.
+
+    Hosts are choices where there are several.
+    """
     projects = connection.execute(
         "SELECT path FROM projects AS p WHERE EXISTS ("
         " SELECT 1 FROM sessions AS s JOIN responses AS r ON r.session_id = s.id WHERE s.project_id = p.id)"
@@ -308,7 +314,12 @@ def _choices(connection: sqlite3.Connection) -> dict[str, Any]:
     return {
         "projects": sorted(named, key=lambda row: (row["label"].lower(), row["project"])),
         "models": [name for (name,) in models],
+        "hosts": _host_names(connection) if hosts.others(connection) else [],
     }
+
+
+def _host_names(connection: sqlite3.Connection) -> list[str]:
+    return [f"{row['user']}@{row['host']}" for row in hosts.listed(connection)]
 
 
 def _labels(connection: sqlite3.Connection) -> dict[str, str]:
@@ -362,8 +373,20 @@ def _active_block(connection: sqlite3.Connection, now: int) -> Row | None:
     return next((row for row in reversed(rows) if row["is_active"]), None)
 
 
+def _hosts(connection: sqlite3.Connection, days: Days, query: reports.Query) -> list[Row]:
+    """What each machine used, where the index has several."""
+    if not hosts.others(connection):
+        return []
+    _, rows = reports.rows(connection, reports.REPORTS["hosts"], _within(query, days))
+    return [{**row, "name": f"{row['user']}@{row['host']}"} for row in rows]
+
+
+def _within(query: reports.Query, days: Days) -> reports.Query:
+    return query._replace(since=_number(days.since) * reports.DAY, until=(_number(days.until) + 1) * reports.DAY)
+
+
 def _tools(connection: sqlite3.Connection, days: Days, query: reports.Query) -> list[Row]:
-    query = query._replace(since=_number(days.since) * reports.DAY, until=(_number(days.until) + 1) * reports.DAY)
+    query = _within(query, days)
     return fetch_dicts(connection, _TOOLS.format(where=reports.condition(query)))
 
 

@@ -32,12 +32,13 @@ async def page(datasette: Datasette, request: Request) -> Response:
 
 
 async def page_json(datasette: Datasette, request: Request) -> Response:
-    """The numbers of the page for the days, projects and models in the query; 400 with the reason if there are none."""
+    """The numbers of the page for the choices in the query; 400 with the reason if there are none."""
     wanted = dashboard.Wanted(
         request.args.get("since"),
         request.args.get("until"),
         tuple(request.args.getlist("project")),
         tuple(request.args.getlist("model")),
+        hosts=tuple(request.args.getlist("host")),
     )
 
     def build(connection: sqlite3.Connection) -> bytes:

@@ -57,7 +57,13 @@ def _scope(numbers: dict[str, Any]) -> str:
     """What the numbers are limited to, in words; a project by its name."""
     labels = {row["project"]: row["label"] for row in numbers["choices"]["projects"]}
     projects = [labels.get(project, os.path.basename(project)) for project in numbers["wanted"]["projects"]]
-    return f"{', '.join(projects) or 'All projects'} · {', '.join(numbers['wanted']['models']) or 'all models'}"
+    models, hosts = numbers["wanted"]["models"], numbers["wanted"]["hosts"]
+    words = [
+        ", ".join(projects) or "All projects",
+        ", ".join(models) or "all models",
+        *([", ".join(hosts)] if hosts else []),
+    ]
+    return " · ".join(words)
 
 
 def _remove_text(numbers: dict[str, Any]) -> None:

@@ -318,6 +318,18 @@ export function sessions(page) {
   });
 }
 
+export function hosts(page) {
+  return ranking(page, "hosts", "Hosts", page.data.hosts, {
+    name: "Host",
+    of: (row) => link(page.address({ hosts: [row.name] }), row.name),
+    more: [
+      { name: "Sessions", of: (row) => format.count(row.sessions), kind: "number" },
+      { name: "Last used", of: (row) => format.ago(row.last_at, page.now), kind: "number optional nowrap" },
+    ],
+    rows: page.links.table("host_usage", { _sort_desc: "cost_usd" }),
+  });
+}
+
 export function agents(page) {
   return ranking(page, "agents", "Agents", page.data.agents, {
     name: "Agent",

@@ -1,4 +1,4 @@
-// The form of choices: days, projects and models. What is chosen stands in the page's address.
+// The form of choices: days, projects, models and machines. What is chosen stands in the page's address.
 
 import { h } from "./dom.js";
 import { choices, query } from "./links.js";
@@ -40,7 +40,7 @@ function read(changed) {
   const values = (name) => [...form.querySelectorAll(`input[name="${name}"]:checked`)].map((input) => input.value);
   const now = choices();
   const days = changed.type === "date" ? { since: form.since.value || null, until: form.until.value || null } : {};
-  return { ...now, projects: values("project"), models: values("model"), ...days };
+  return { ...now, projects: values("project"), models: values("model"), hosts: values("host"), ...days };
 }
 
 /** Shows what is chosen and what else there is. */
@@ -60,6 +60,8 @@ export function show(data, chosen) {
   if (document.activeElement !== form.until) form.until.value = data.range.until;
   menu("project", "projects", data.choices.projects.map((row) => [row.project, row.label]), chosen.projects);
   menu("model", "models", data.choices.models.map((name) => [name, name]), chosen.models);
+  document.getElementById("host-menu").hidden = !data.choices.hosts.length;
+  menu("host", "hosts", data.choices.hosts.map((name) => [name, name]), chosen.hosts);
 }
 
 function menu(name, plural, options, chosen) {

@@ -8,16 +8,18 @@ export function choices(search = location.search) {
     until: given.get("until"),
     projects: given.getAll("project"),
     models: given.getAll("model"),
+    hosts: given.getAll("host"),
     measure: given.get("measure") === "tokens" ? "tokens" : "cost",
   };
 }
 
-export function query({ since, until, projects, models, measure }) {
+export function query({ since, until, projects, models, hosts, measure }) {
   const search = new URLSearchParams();
   if (since) search.set("since", since);
   if (until) search.set("until", until);
   projects.forEach((project) => search.append("project", project));
   models.forEach((model) => search.append("model", model));
+  hosts.forEach((host) => search.append("host", host));
   if (measure === "tokens") search.set("measure", measure);
   return search.size ? `?${search}` : "";
 }
@@ -32,6 +34,8 @@ export function tables(base, wanted) {
       `session_id in (select s.id from sessions as s join projects as p on p.id = s.project_id where p.path in (${names}) or p.name in (${names}))`,
     );
   }
+  // A row's owner stands in a file, and a file on a machine.
+  const onHosts = `(select f.id from files as f join hosts as o on o.id = f.host_id where o.user || '@' || o.name in (${quoted(wanted.hosts)}))`;
   const ofModel = (models) => `model_id in (select id from models where name in (${quoted(models)}))`;
   const address = (table, parameters, wheres = []) => {
     if (!base) return null;
@@ -46,6 +50,7 @@ export function tables(base, wanted) {
       const wheres = [...filters];
       if (model || wanted.models.length) wheres.push(ofModel(model ? [model] : wanted.models));
       if (project) wheres.push(session(project));
+      if (wanted.hosts.length) wheres.push(`owner_id >> 40 in ${onHosts}`);
       return address("responses", { at__gte: first, at__lte: last, _sort_desc: "at" }, wheres);
     },
     calls({ first_at: first, last_at: last }, tool) {

@@ -128,7 +128,7 @@ function draw() {
     h("div", { class: "grid" },
       cards.daily(page, wide), cards.cumulative(page, narrow),
       cards.calendar(page, wide), cards.hours(page, narrow),
-      h("div", { class: "column" }, cards.models(page), cards.projects(page), cards.agents(page)),
+      h("div", { class: "column" }, cards.models(page), cards.projects(page), data.choices.hosts.length > 0 && cards.hosts(page), cards.agents(page)),
       h("div", { class: "column" }, cards.cache(page, half), cards.sessions(page)),
       cards.tools(page)));
   main.setAttribute("aria-busy", "false");
