@@ -88,9 +88,8 @@ def _apply_migrations(connection: sqlite3.Connection) -> None:
         # A table that a view names can't be replaced; they are all made again afterwards.
         for (view,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall():
             connection.execute(f"DROP VIEW {view}")
-        if not is_new:
-            connection.execute("DELETE FROM meta WHERE key = 'views'")
         load_migrations().apply(Database(connection, execute_plugins=False))
+        connection.execute("DELETE FROM meta WHERE key = 'views'")
         if is_new:
             # From its first moment on, so that no report shows an index that nothing is in yet.
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
