@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+SHIPPED_PRICES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prices.toml")
+
+
 def data_file() -> str:
     """The index where nothing names one."""
     return os.path.join(xdg("XDG_DATA_HOME", "~/.local/share"), "cm", "cm.db")

@@ -99,14 +99,14 @@ class Discovery:
     def _entry(self, entry: os.DirEntry[str], root: str, pending: list[str]) -> None:
         """Takes an entry in; links are looked at when all real things are known."""
         try:
-            if entry.is_symlink():
-                self._links.append((entry.path, root))
+            # A FIFO or a device is neither a directory nor a file: opening one could block for ever.
+            if entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False):
+                self.files.append(_found(entry.path, root, entry.stat(follow_symlinks=False)))
             elif entry.is_dir(follow_symlinks=False):
                 if self._enter(entry.path, entry.stat(follow_symlinks=False)):
                     pending.append(entry.path)
-            elif entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False):
-                # A FIFO or a device is neither a directory nor a file: opening one could block for ever.
-                self.files.append(_found(entry.path, root, entry.stat(follow_symlinks=False)))
+            elif entry.is_symlink():
+                self._links.append((entry.path, root))
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -23,5 +23,9 @@ class IndexUnusable(CmError):
     """The index is missing, unreadable, or made by newer code."""
 
 
+class PriceError(CmError):
+    """A prices file cannot be used: file, place, what is wrong, what to do."""
+
+
 class BadInput(CmError):
     """A query, date or setting given by the user cannot be used."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
-from .errors import CmError
+from .config import SHIPPED_PRICES
+from .errors import PriceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,6 @@ else:
     )
     Cost = namedtuple("Cost", "input output cache_write cache_read web_search")
 
-SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prices.toml")
 
 KINDS = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
 # What a row may leave out: Anthropic's multiples of the input rate, and the usual factors.
@@ -99,10 +99,6 @@ MAX_DECIMALS = 6
 MAX_TERM = 4 * 10**9
 
 LONG, FAST, US, BATCH = 8, 4, 2, 1
-
-
-class PriceError(CmError):
-    """A prices file cannot be used: file, place, what is wrong, what to do."""
 
 
 _canonical_ids: dict[str, str] = {}
@@ -138,7 +134,7 @@ def _core(model: str) -> str:
 
 def _spellings() -> Mapping[str, str]:
     if not _known_spellings:
-        listed = _read_toml(SHIPPED)["spellings"].items()
+        listed = _read_toml(SHIPPED_PRICES)["spellings"].items()
         _known_spellings.update({spelling: model for model, spellings in listed for spelling in spellings})
     return _known_spellings
 
@@ -148,7 +144,7 @@ def load(user_file: str | os.PathLike[str] | None = None) -> list[Price]:
 
     A user's file that does not exist is one without rows. Raises PriceError.
     """
-    shipped = _prices(_read_toml(SHIPPED)["price"], SHIPPED)
+    shipped = _prices(_read_toml(SHIPPED_PRICES)["price"], SHIPPED_PRICES)
     own = [] if user_file is None else _user_prices(_user_rows(_read_toml(user_file), user_file), user_file)
     for price in own:
         shipped = [part for other in shipped for part in _outside(other, price)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from . import config, prices
-from .prices import PriceError
+from . import config
+from .errors import PriceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ ORDER BY m.name
 def _stamp() -> str:
     """Changes when the shipped prices or the user's do; two `stat` calls, because it is asked at every refresh."""
     parts = []
-    for path in (prices.SHIPPED, config.prices_file()):
+    for path in (config.SHIPPED_PRICES, config.prices_file()):
         try:
             status = os.stat(path)
             parts.append(f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ino}")
@@ -69,6 +69,8 @@ def update(connection: sqlite3.Connection) -> None:
     """
     if is_current(connection):
         return
+    from . import prices
+
     stamp = _stamp()
     try:
         rows = prices.load(config.prices_file())
@@ -80,7 +82,7 @@ def update(connection: sqlite3.Connection) -> None:
 
 
 def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> None:
-    from . import accounting
+    from . import accounting, prices
     from .store import insert, transaction
 
     def replace() -> None:

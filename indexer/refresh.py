@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 
 from . import checkpoint, config, hosts, pricing, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found, discover
-from .errors import CmError
-from .prices import PriceError
+from .errors import CmError, PriceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .archive import Archive
@@ -32,7 +30,11 @@ if TYPE_CHECKING:
 
     # Called with bytes read and bytes to read.
     Progress = Callable[[int, int], None]
+    # Path, size, mtime_ns and inode; without a size it is no file's.
+    Stat = tuple[str, int | None, int, int]
 
+# A path and all below it (`0` follows `/`); what else that finds does no harm.
+_EXPECTED_BELOW = f"{checkpoint.EXPECTED} AND path >= :path AND path < :path || '0'"
 _KNOWN = """
 SELECT
   f.path, f.id, f.size, f.mtime_ns, f.inode, f.checked_ns, f.offset,
@@ -43,8 +45,7 @@ FROM files AS f
 LEFT JOIN sessions AS s ON s.id = f.session_id
 WHERE f.host_id = 1 AND f.replaced_at IS NULL
 """
-# A path and all below it (`0` follows `/`); what else that finds does no harm.
-_KNOWN_BELOW = f"{_KNOWN} AND f.path >= :path AND f.path < :path || '0'"
+_CHECKED = "UPDATE files SET checked_ns = ?, gone_at = NULL WHERE id = ?"
 # What `refreshes` says of a run; how many it keeps; what `cm watch` does within a minute is one.
 _RUN = (
     "seconds",
@@ -129,8 +130,12 @@ def refresh(
             zones.update(connection)
             summary.warnings += _settle_text(connection, path)
             hosts.update(connection)
-            with _archive(path, connection) as archive:
+            archive = _archive(path, connection)
+            try:
                 _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped, archive)
+            finally:
+                if archive is not None:
+                    archive.close()
             _log_run(connection, summary, clock, command, bool(paths))
         except Error as error:
             raise store.explain(path, error) from error
@@ -171,13 +176,16 @@ def _refresh(
     summary.files_seen = len(found.files)
     summary.failures.update(found.unreadable)
     _note_unreadable(connection, found, summary)
-    known = _known(connection, found.places if paths else None)
-    plan = _plan(found, known, full, summary)
-    plan.gone = _gone(found, known, roots)
+    changed, missing = _differences(found, _expected(connection, found.places if paths else None))
+    missing = _gone(found, missing, roots)
+    unkept = [] if archive is None else archive.behind(found.files)
+    known = _known(connection, found.files if full else [*changed, *unkept], missing)
+    plan = _plan(found.files if full else changed, known, full)
+    plan.gone = {path: known[path] for path in missing}
     plan.moved = plan.gone | _gone_before(connection, plan.new)
+    _mark_checked(connection, plan.checked)
     summary.phases["discover"] = clock.lap()
-    is_kept = archive is None or not archive.behind(found.files)
-    if plan.is_empty() and is_kept and not _is_unfinished(connection):
+    if plan.is_empty() and not unkept and not _is_unfinished(connection):
         summary.files_unchanged = len(found.files)
         summary.files_failed = len(summary.failures)
         return
@@ -185,7 +193,6 @@ def _refresh(
 
     writer = Writer(connection, summary, archive)
     plan.jobs = _prepared(writer.adopt_moved(plan), archive, found, known)
-    writer.mark_checked(plan.checked)
     writer.mark_gone(plan.gone)
     writer.mark_failed(plan.failed)
     is_complete = _read(plan.jobs, connection, writer, workers, progress, is_stopped)
@@ -210,19 +217,13 @@ def _settle_text(connection: sqlite3.Connection, path: str) -> list[str]:
     return settle_text(connection, path)
 
 
-@contextmanager
-def _archive(path: str, connection: sqlite3.Connection) -> Iterator[Archive | None]:
+def _archive(path: str, connection: sqlite3.Connection) -> Archive | None:
     """The archive, where the transcripts' bytes are to be kept."""
     if not config.keeps():
-        yield None
-        return
+        return None
     from .archive import Archive
 
-    archive = Archive(path, connection)
-    try:
-        yield archive
-    finally:
-        archive.close()
+    return Archive(path, connection)
 
 
 def _prepared(jobs: list[Job], archive: Archive | None, found: Discovery, known: dict[str, Checkpoint]) -> list[Job]:
@@ -250,13 +251,13 @@ class Plan:
         self.jobs: list[Job] = []
 
     def is_empty(self) -> bool:
-        return not (self.new or self.grown or self.again or self.checked or self.gone or self.failed)
+        return not (self.new or self.grown or self.again or self.gone or self.failed)
 
 
-def _plan(found: Discovery, known: dict[str, Checkpoint], full: bool, summary: Summary) -> Plan:
+def _plan(files: Iterable[Found], known: dict[str, Checkpoint], full: bool) -> Plan:
     plan = Plan()
     now = time.time_ns()
-    for file in found.files:
+    for file in files:
         before = known.get(store.display_path(file.path))
         if before is None:
             plan.new.append(file)
@@ -281,14 +282,33 @@ def _plan(found: Discovery, known: dict[str, Checkpoint], full: bool, summary: S
     return plan
 
 
-def _known(connection: sqlite3.Connection, places: Sequence[str] | None) -> dict[str, Checkpoint]:
-    """What the index knows of transcripts: of all, or of those at or below some places."""
+def _expected(connection: sqlite3.Connection, places: Sequence[str] | None) -> set[Stat]:
+    """What discovery finds if nothing changed: of all transcripts, or of those at or below some places."""
     if places is None:
-        rows = connection.execute(_KNOWN).fetchall()
-    else:
-        paths = (store.display_path(place) for place in places)
-        rows = [row for path in paths for row in connection.execute(_KNOWN_BELOW, {"path": path})]
+        return set(connection.execute(checkpoint.EXPECTED))
+    paths = (store.display_path(place) for place in places)
+    return {row for path in paths for row in connection.execute(_EXPECTED_BELOW, {"path": path})}
+
+
+def _differences(found: Discovery, expected: set[Stat]) -> tuple[list[Found], set[str]]:
+    """Transcripts that are not as expected, and paths of those that were not found."""
+    seen = {(store.display_path(file.path), file.size, file.mtime_ns, file.inode): file for file in found.files}
+    changed = {key[0]: file for key, file in seen.items() if key not in expected}
+    missing = {path for path, *_ in expected.difference(seen) if path not in changed}
+    return list(changed.values()), missing
+
+
+def _known(connection: sqlite3.Connection, files: Iterable[Found], missing: Iterable[str]) -> dict[str, Checkpoint]:
+    """What the index knows of transcripts, by path as it is shown."""
+    paths = {*(store.display_path(file.path) for file in files), *missing}
+    rows = [row for path in paths for row in connection.execute(f"{_KNOWN} AND f.path = ?", (path,))]
     return {row[0]: Checkpoint._make(row[1:]) for row in rows}
+
+
+def _mark_checked(connection: sqlite3.Connection, checked: Sequence[tuple[int, int]]) -> None:
+    """Notes when transcripts were looked at that turned out to be unchanged."""
+    if checked:
+        store.transaction(connection, lambda: connection.executemany(_CHECKED, checked))
 
 
 def _note_unreadable(connection: sqlite3.Connection, found: Discovery, summary: Summary) -> None:
@@ -322,19 +342,17 @@ def _discover_paths(roots: Sequence[str], paths: Sequence[str]) -> Discovery:
     return found.finish()
 
 
-def _gone(found: Discovery, known: dict[str, Checkpoint], roots: Sequence[str]) -> dict[str, Checkpoint]:
-    """Transcripts of the roots walked that are not there any more; what could not be looked at is not gone."""
-    seen = {store.display_path(file.path) for file in found.files}
-    missing = [path for path, row in known.items() if path not in seen and not row.is_gone]
+def _gone(found: Discovery, missing: set[str], roots: Sequence[str]) -> set[str]:
+    """Of the paths that were not found, those below the places walked; what could not be looked at is not gone."""
     if not missing:
-        return {}
+        return missing
     # A root that was unmounted during the walk is not a root whose transcripts are gone.
     unmounted = [root for root in roots if not os.path.isdir(os.path.join(root, "projects"))]
     blind = tuple(f"{store.display_path(path)}{os.sep}" for path in [*found.unreadable, *unmounted])
     places = tuple(f"{store.display_path(place)}{os.sep}" for place in found.places)
     exact = {store.display_path(place) for place in found.places}
     return {
-        path: known[path]
+        path
         for path in missing
         if (path.startswith(places) or path in exact) and not path.startswith(blind) and path not in found.unreadable
     }
@@ -368,12 +386,17 @@ def _read(
     """Reads and stores; False if it was stopped before the end."""
     if not jobs:
         return True
+    import gc
+
     from .pool import run
     from .shard import Shard
 
     total = sum(job.found.size - job.offset for job in jobs)
     done = 0
-    with _without_collector():
+    # Rows are tuples without cycles: looking for some among millions takes a load 5 to 30 % longer.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
         for read in run(jobs, connection, workers):
             if isinstance(read, Shard):
                 writer.take(read)
@@ -384,21 +407,10 @@ def _read(
                 progress(done, total)
             if is_stopped is not None and is_stopped():
                 return False
-    return True
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Rows are tuples without cycles: looking for some among millions takes a load 5 to 30 % longer."""
-    import gc
-
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if was_enabled:
             gc.enable()
+    return True
 
 
 def _log_run(connection: sqlite3.Connection, summary: Summary, clock: _Clock, command: str, is_partial: bool) -> None:

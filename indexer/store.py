@@ -6,14 +6,13 @@ import errno
 import os
 import sqlite3
 import stat
-from contextlib import contextmanager, suppress
 
 from . import private, schema
 from .errors import IndexUnusable, Locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 # A reader never waits for the writer in WAL mode; this is for the moments when SQLite itself takes the file.
@@ -62,8 +61,7 @@ def make_private(path: str, tell: Callable[[str], object] = lambda _: None) -> N
     make_folder(path)
     try:
         # SQLite gives -wal and -shm the mode of the database, so it is enough to make that one.
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        _make_file(path)
         # One that is there is never opened but by SQLite: closing it would take away the locks that other connections
         # of this process have on it, and another process could delete the -wal that they read.
         status = os.stat(path)
@@ -78,6 +76,14 @@ def make_private(path: str, tell: Callable[[str], object] = lambda _: None) -> N
     # SQLite takes a short file for an empty one, and would write over it.
     if 0 < status.st_size < _SHORTEST:
         raise explain(path, sqlite3.DatabaseError("file is not a database"))
+
+
+def _make_file(path: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    os.close(descriptor)
 
 
 def connect(path: str, is_writer: bool = False) -> sqlite3.Connection:
@@ -97,8 +103,10 @@ def _mend(path: str) -> bool:
     except OSError:  # another's file, or a file system without modes; `cm check` tells
         return False
     for suffix in ("-wal", "-shm"):
-        with suppress(OSError):
+        try:
             os.chmod(f"{path}{suffix}", 0o600)
+        except OSError:  # it is not there
+            continue
     return not private.is_open_to_others(os.stat(path))
 
 
@@ -117,7 +125,8 @@ def open_writer(path: str, tell: Callable[[str], object] = lambda _: None) -> sq
         if schema.is_old(connection) and connection.execute("SELECT 1 FROM files LIMIT 1").fetchone():
             tell(_save_before_migration(connection, path))
         schema.migrate(connection)
-        connection.execute("INSERT OR IGNORE INTO hosts SELECT 1, ?, ? WHERE NOT EXISTS (SELECT 1 FROM hosts)", _me())
+        if connection.execute("SELECT 1 FROM hosts").fetchone() is None:
+            connection.execute("INSERT INTO hosts VALUES (1, ?, ?)", _me())
     except sqlite3.Error as error:
         raise explain(path, error) from error
     return connection
@@ -264,17 +273,20 @@ def transaction(connection: sqlite3.Connection, work: Callable[[], Any]) -> Any:
     return result
 
 
-@contextmanager
-def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+class snapshot:
     """One state of the index for several queries, whatever a refresh commits meanwhile; may be nested."""
-    if connection.in_transaction:
-        yield
-        return
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._is_nested = connection.in_transaction
+
+    def __enter__(self) -> None:
+        if not self._is_nested:
+            self._connection.execute("BEGIN")
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_nested:
+            self._connection.execute("ROLLBACK")
 
 
 def fetch_dicts(

@@ -117,10 +117,6 @@ class Writer:
         job.session, job.first_at, job.last_at = row.session, row.first_at, row.last_at
         return job
 
-    def mark_checked(self, checked: Iterable[tuple[int, int]]) -> None:
-        """Notes when unchanged transcripts were last looked at."""
-        self._many("UPDATE files SET checked_ns = ?, gone_at = NULL WHERE id = ?", list(checked))
-
     def mark_gone(self, gone: dict[str, Checkpoint]) -> None:
         """Notes which transcripts are not there any more; their rows stay."""
         self._many("UPDATE files SET gone_at = ? WHERE id = ?", [(self._now // 10**6, row.id) for row in gone.values()])
