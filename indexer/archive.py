@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     from .checkpoint import Checkpoint
-    from .discovery import Found
+    from .discovery import Found, Stat
     from .transcripts import Job, Part
 
     class State(NamedTuple):
@@ -131,10 +131,18 @@ class Archive:
         if not self._connection.in_transaction:
             self._execute("BEGIN IMMEDIATE")
 
+    def kept(self, expected: set[Stat]) -> set[Stat]:
+        """The same, but that those that are not kept as they are have no size: there is something to do for them."""
+        known = self._current()
+        return {
+            (path, size if _is_kept(known.get(path), size, mtime_ns) else None, mtime_ns, inode)
+            for path, size, mtime_ns, inode in expected
+        }
+
     def behind(self, found: Iterable[Found]) -> list[Found]:
         """Transcripts that are not kept as they are now."""
         known = self._current()
-        return [file for file in found if not _is_kept(known.get(display_path(file.path)), file)]
+        return [file for file in found if not _is_found(known.get(display_path(file.path)), file)]
 
     def _current(self) -> dict[str, State]:
         return {row[0]: State._make(row[1:]) for row in self._execute(_CURRENT)}
@@ -155,7 +163,7 @@ class Archive:
         planned = {job.found.path for job in jobs}
         for file in found:
             before = known.get(display_path(file.path))
-            if before is None or file.path in planned or _is_kept(current.get(display_path(file.path)), file):
+            if before is None or file.path in planned or _is_found(current.get(display_path(file.path)), file):
                 continue
             job = Job(file, before.id, False)
             job.offset, job.session, job.is_for_archive = before.offset, before.session, True
@@ -261,10 +269,14 @@ class Archive:
         self._connection.close()
 
 
-def _is_kept(state: State | None, found: Found) -> bool:
+def _is_found(state: State | None, found: Found) -> bool:
+    return _is_kept(state, found.size, found.mtime_ns)
+
+
+def _is_kept(state: State | None, size: int | None, mtime_ns: int) -> bool:
     if state is None:
         return False
-    return state.dropped == "forgotten" or (state.size, state.mtime_ns) == (found.size, found.mtime_ns)
+    return state.dropped == "forgotten" or (state.size, state.mtime_ns) == (size, mtime_ns)
 
 
 def _session(job: Job) -> str:

@@ -46,8 +46,8 @@ RACY_NS = 2_000_000_000
 # The time of a file that is not read to its end, which is no file's: that of files out of an archive can be 0.
 UNFINISHED = -1
 
-# What a `stat` must tell of the transcripts that are there for all of them to be unchanged. One that has to be looked at
-# in any case has no size. All columns took five times as long to read.
+# What a `stat` must tell of the transcripts that are there for all of them to be unchanged; one that has to be looked
+# at in any case has no size. To read all columns took four times as long.
 EXPECTED = f"""
 SELECT
   path,

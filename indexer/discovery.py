@@ -6,10 +6,15 @@ import os
 import stat
 from collections import namedtuple
 
+from .store import display_path
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
     from typing import NamedTuple
+
+    # Path as it is shown, size, mtime_ns and inode; without a size it is no file's.
+    Stat = tuple[str, int | None, int, int]
 
     class Found(NamedTuple):
         """A transcript as discovery saw it: the only `stat` a refresh makes of it before reading."""
@@ -36,17 +41,32 @@ def inode(status: os.stat_result) -> int:
 
 
 class Discovery:
-    """What a walk found, and where it could not look."""
+    """What a walk found, and where it could not look; transcripts that are as expected are not described again."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Set[Stat] = frozenset()) -> None:
         self.files: list[Found] = []
+        self.unchanged: list[Stat] = []
         self.unreadable: dict[str, str] = {}
         self.places: list[str] = []
-        self.directories: dict[str, int] = {}  # what was entered, with its mtime_ns
+        self.directories: list[str] = []  # what was entered
         self.linked: list[str] = []  # of these, directories that only a link leads to
-        self._entered: set[tuple[int, int]] = set()
+        self._expected = expected
+        self._identities: set[tuple[int, int] | None] = set()
+        self._identified = 0
         self._links: list[tuple[str, str]] = []
-        self._linked: list[Found] = []
+        self._linked: list[tuple[str, str, os.stat_result]] = []
+
+    @property
+    def count(self) -> int:
+        """Transcripts that are there."""
+        return len(self.files) + len(self.unchanged)
+
+    def missing(self) -> set[str]:
+        """Paths of transcripts that are expected and were not found, as they are shown."""
+        if len(self.unchanged) == len(self._expected):
+            return set()
+        missing = {path for path, *_ in self._expected - set(self.unchanged)}
+        return missing.difference(display_path(found.path) for found in self.files)
 
     def walk(self, root: str, place: str | None = None) -> None:
         """Adds the transcripts of a root, or only those at or below a place in it."""
@@ -60,50 +80,56 @@ class Discovery:
             self.unreadable[place] = error.strerror or str(error)
             return
         if stat.S_ISDIR(status.st_mode):
-            if self._enter(place, status):
+            if self._is_new(status):
                 self._directory(place, root)
         elif stat.S_ISREG(status.st_mode) and place.endswith(".jsonl"):
-            self.files.append(_found(place, root, status))
+            self._file(place, root, status)
 
     def finish(self) -> Discovery:
         """Adds what links lead to, unless it was found under its own name."""
         for path, root in self._links:  # grows while directories that links lead to hold further links
             self._follow(path, root)
-        known = {(found.device, found.inode) for found in self.files} if self._linked else set()
-        for found in self._linked:
-            identity = (found.device, found.inode)
-            if identity not in known:
-                known.add(identity)
-                self.files.append(found)
+        known = self._paths_by_inode() if self._linked else {}
+        for path, root, status in self._linked:
+            before = known.setdefault(inode(status), path)
+            if before == path or not _is_same(before, path):
+                self._file(path, root, status)
         return self
 
-    def _enter(self, path: str, status: os.stat_result) -> bool:
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._entered:
-            return False
-        self._entered.add(identity)
-        self.directories[path] = status.st_mtime_ns
-        return True
+    def _paths_by_inode(self) -> dict[int, str]:
+        paths = {inode: path for path, _, _, inode in self.unchanged}
+        return paths | {found.inode: found.path for found in self.files}
+
+    def _is_new(self, status: os.stat_result) -> bool:
+        """Whether it is of a directory that was not entered yet."""
+        for path in self.directories[self._identified :]:
+            self._identities.add(_identity(path))
+        self._identified = len(self.directories)
+        return (status.st_dev, status.st_ino) not in self._identities
 
     def _directory(self, top: str, root: str) -> None:
+        # The first walk meets every directory once. Only a link or a second root can lead to one again, and what a
+        # `stat` of each costs is a tenth of a walk.
+        is_first = not self.directories
         pending = [top]
         while pending:
             directory = pending.pop()
+            self.directories.append(directory)
             try:
                 with os.scandir(directory) as entries:
                     for entry in entries:
-                        self._entry(entry, root, pending)
+                        self._entry(entry, root, pending, is_first)
             except OSError as error:
                 self.unreadable[directory] = error.strerror or str(error)
 
-    def _entry(self, entry: os.DirEntry[str], root: str, pending: list[str]) -> None:
+    def _entry(self, entry: os.DirEntry[str], root: str, pending: list[str], is_new: bool) -> None:
         """Takes an entry in; links are looked at when all real things are known."""
         try:
             # A FIFO or a device is neither a directory nor a file: opening one could block for ever.
             if entry.name.endswith(".jsonl") and entry.is_file(follow_symlinks=False):
-                self.files.append(_found(entry.path, root, entry.stat(follow_symlinks=False)))
+                self._file(entry.path, root, entry.stat(follow_symlinks=False))
             elif entry.is_dir(follow_symlinks=False):
-                if self._enter(entry.path, entry.stat(follow_symlinks=False)):
+                if is_new or self._is_new(entry.stat(follow_symlinks=False)):
                     pending.append(entry.path)
             elif entry.is_symlink():
                 self._links.append((entry.path, root))
@@ -112,22 +138,43 @@ class Discovery:
         except OSError as error:
             self.unreadable[entry.path] = error.strerror or str(error)
 
+    def _file(self, path: str, root: str, status: os.stat_result) -> None:
+        # Few paths are shown as anything but what they are. Those are described, and then found to be unchanged.
+        seen = (path, status.st_size, status.st_mtime_ns, inode(status))
+        if seen in self._expected:
+            self.unchanged.append(seen)
+        else:
+            self.files.append(_found(path, root, status))
+
     def _follow(self, path: str, root: str) -> None:
         try:
             status = os.stat(path)
         except OSError:
             return  # a dangling link, or a loop of links, leads to no transcript
         if stat.S_ISDIR(status.st_mode):
-            if self._enter(path, status):
+            if self._is_new(status):
                 self.linked.append(path)
                 self._directory(path, root)
         elif stat.S_ISREG(status.st_mode) and path.endswith(".jsonl"):
-            self._linked.append(_found(path, root, status))
+            self._linked.append((path, root, status))
 
 
-def discover(roots: Iterable[str]) -> Discovery:
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # it is gone meanwhile
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_same(path: str, other: str) -> bool:
+    identity = _identity(path)
+    return identity is not None and identity == _identity(other)
+
+
+def discover(roots: Iterable[str], expected: Set[Stat] = frozenset()) -> Discovery:
     """All transcripts of the roots, each once, also where roots or directories are links to each other."""
-    found = Discovery()
+    found = Discovery(expected)
     for root in roots:
         found.walk(root)
     return found.finish()

@@ -15,7 +15,7 @@ import time
 
 from . import checkpoint, config, hosts, pricing, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
-from .discovery import Discovery, Found, discover
+from .discovery import Discovery, Found
 from .errors import CmError, PriceError
 
 TYPE_CHECKING = False
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .archive import Archive
+    from .discovery import Stat
     from .transcripts import Job
     from .writer import Writer
 
     # Called with bytes read and bytes to read.
     Progress = Callable[[int, int], None]
-    # Path, size, mtime_ns and inode; without a size it is no file's.
-    Stat = tuple[str, int | None, int, int]
 
 # A path and all below it (`0` follows `/`); what else that finds does no harm.
 _EXPECTED_BELOW = f"{checkpoint.EXPECTED} AND path >= :path AND path < :path || '0'"
@@ -172,21 +171,20 @@ def _refresh(
     is_stopped: Callable[[], bool] | None,
     archive: Archive | None,
 ) -> None:
-    found = discover(roots) if not paths else _discover_paths(roots, paths)
-    summary.files_seen = len(found.files)
+    found = _discover(connection, roots, paths, full, archive)
+    summary.files_seen = found.count
     summary.failures.update(found.unreadable)
     _note_unreadable(connection, found, summary)
-    changed, missing = _differences(found, _expected(connection, found.places if paths else None))
-    missing = _gone(found, missing, roots)
-    unkept = [] if archive is None else archive.behind(found.files)
-    known = _known(connection, found.files if full else [*changed, *unkept], missing)
-    plan = _plan(found.files if full else changed, known, full)
+    missing = _gone(found, roots)
+    known = _known(connection, found.files, missing)
+    plan = _plan(found.files, known, full)
     plan.gone = {path: known[path] for path in missing}
     plan.moved = plan.gone | _gone_before(connection, plan.new)
     _mark_checked(connection, plan.checked)
     summary.phases["discover"] = clock.lap()
-    if plan.is_empty() and not unkept and not _is_unfinished(connection):
-        summary.files_unchanged = len(found.files)
+    is_kept = archive is None or not archive.behind(found.files)
+    if plan.is_empty() and is_kept and not _is_unfinished(connection):
+        summary.files_unchanged = found.count
         summary.files_failed = len(summary.failures)
         return
     from .writer import Writer
@@ -282,6 +280,25 @@ def _plan(files: Iterable[Found], known: dict[str, Checkpoint], full: bool) -> P
     return plan
 
 
+def _discover(
+    connection: sqlite3.Connection, roots: Sequence[str], paths: Sequence[str], full: bool, archive: Archive | None
+) -> Discovery:
+    """All transcripts of the roots, or those at or below the paths; describes those that there is something to do for.
+
+    Raises CmError: a path is below no root.
+    """
+    places = _places(roots, paths)
+    expected = _expected(connection, [place for _, place in places] if paths else None)
+    if full:
+        expected = {(path, None, mtime_ns, inode) for path, _, mtime_ns, inode in expected}
+    if archive is not None:
+        expected = archive.kept(expected)
+    found = Discovery(expected)
+    for root, place in places:
+        found.walk(root, place)
+    return found.finish()
+
+
 def _expected(connection: sqlite3.Connection, places: Sequence[str] | None) -> set[Stat]:
     """What discovery finds if nothing changed: of all transcripts, or of those at or below some places."""
     if places is None:
@@ -290,17 +307,9 @@ def _expected(connection: sqlite3.Connection, places: Sequence[str] | None) -> s
     return {row for path in paths for row in connection.execute(_EXPECTED_BELOW, {"path": path})}
 
 
-def _differences(found: Discovery, expected: set[Stat]) -> tuple[list[Found], set[str]]:
-    """Transcripts that are not as expected, and paths of those that were not found."""
-    seen = {(store.display_path(file.path), file.size, file.mtime_ns, file.inode): file for file in found.files}
-    changed = {key[0]: file for key, file in seen.items() if key not in expected}
-    missing = {path for path, *_ in expected.difference(seen) if path not in changed}
-    return list(changed.values()), missing
-
-
 def _known(connection: sqlite3.Connection, files: Iterable[Found], missing: Iterable[str]) -> dict[str, Checkpoint]:
     """What the index knows of transcripts, by path as it is shown."""
-    paths = {*(store.display_path(file.path) for file in files), *missing}
+    paths = [*(store.display_path(file.path) for file in files), *missing]
     rows = [row for path in paths for row in connection.execute(f"{_KNOWN} AND f.path = ?", (path,))]
     return {row[0]: Checkpoint._make(row[1:]) for row in rows}
 
@@ -328,22 +337,26 @@ def _note_unreadable(connection: sqlite3.Connection, found: Discovery, summary: 
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('unreadable', ?)", (json.dumps(after),))
 
 
-def _discover_paths(roots: Sequence[str], paths: Sequence[str]) -> Discovery:
-    found = Discovery()
+def _places(roots: Sequence[str], paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Where to walk, each with its root: the roots' `projects/`, or the paths, without those that lie within others."""
+    if not paths:
+        return [(root, os.path.join(root, "projects")) for root in roots]
+    found: list[tuple[str, str]] = []
     # In this order what is below a place follows it at once.
     for place in sorted({f"{os.path.abspath(os.path.expanduser(path))}{os.sep}" for path in paths}):
-        if found.places and place.startswith(f"{found.places[-1]}{os.sep}"):
+        if found and place.startswith(f"{found[-1][1]}{os.sep}"):
             continue
         root = next((root for root in roots if place.startswith(f"{root}{os.sep}projects{os.sep}")), None)
         if root is None:
             places = ", ".join(roots) or "any root"
             raise CmError(f"{place[:-1]} is not below projects/ of {places}; name its root with --root")
-        found.walk(root, place[:-1])
-    return found.finish()
+        found.append((root, place[:-1]))
+    return found
 
 
-def _gone(found: Discovery, missing: set[str], roots: Sequence[str]) -> set[str]:
-    """Of the paths that were not found, those below the places walked; what could not be looked at is not gone."""
+def _gone(found: Discovery, roots: Sequence[str]) -> set[str]:
+    """Transcripts of the places walked that are not there any more; what could not be looked at is not gone."""
+    missing = found.missing()
     if not missing:
         return missing
     # A root that was unmounted during the walk is not a root whose transcripts are gone.

@@ -71,8 +71,17 @@ class Picture:
         return changed | {path for path in missing if path.startswith(_below(found.places)) and path not in files}
 
     def _keep(self, found: Discovery, oldest_racy: int) -> None:
-        self.directories = {path: mtime if mtime < oldest_racy else 0 for path, mtime in found.directories.items()}
+        # Looked at after the walk: one that changed during it is too young to be trusted.
+        times = {path: _mtime_ns(path) for path in found.directories}
+        self.directories = {path: time_ns if time_ns < oldest_racy else 0 for path, time_ns in times.items()}
         self.linked, self.unreadable = found.linked, found.unreadable
+
+
+def _mtime_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _seen(size: int, mtime_ns: int, inode: int, oldest_racy: int) -> Seen:
