@@ -48,7 +48,7 @@ SELECT
   c.session_id,
   x.is_error, x.bytes, coalesce(x.web_searches, 0), o.owner_rank & 17592186044415, x.at
 FROM temp.owners AS o
-JOIN tool_uses AS u ON u.call_id = o.id AND u.record_id = o.record_id
+CROSS JOIN tool_uses AS u ON u.call_id = o.id AND u.record_id = o.record_id
 JOIN records AS r ON r.id = u.record_id
 JOIN contexts AS c ON c.id = r.context_id
 LEFT JOIN (

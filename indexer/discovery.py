@@ -172,9 +172,9 @@ def _is_same(path: str, other: str) -> bool:
     return identity is not None and identity == _identity(other)
 
 
-def discover(roots: Iterable[str], expected: Set[Stat] = frozenset()) -> Discovery:
+def discover(roots: Iterable[str]) -> Discovery:
     """All transcripts of the roots, each once, also where roots or directories are links to each other."""
-    found = Discovery(expected)
+    found = Discovery()
     for root in roots:
         found.walk(root)
     return found.finish()

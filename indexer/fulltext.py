@@ -5,8 +5,6 @@ Until that first search it costs nothing. A refresh adds what it added, in the t
 
 from __future__ import annotations
 
-import json
-
 from .passages import INPUT, MESSAGE, RESULT, THINKING, of
 from .store import fetch_dicts
 
@@ -48,11 +46,17 @@ INSERT = "INSERT INTO passages (record_id, kind, tool, text) VALUES (?, ?, ?, ?)
 def kept(connection: sqlite3.Connection) -> frozenset[int] | None:
     """Kinds of passages that are kept; None before the first search."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'search'").fetchone()
-    return None if row is None else frozenset(json.loads(row[0]))
+    if row is None:
+        return None
+    import json  # which nobody needs before
+
+    return frozenset(json.loads(row[0]))
 
 
 def add(connection: sqlite3.Connection, spans: Sequence[tuple[int, int]]) -> None:
     """Indexes the records between these ids, first and last, and the passages of them that are stored already."""
+    import json
+
     source = "json_each(?) AS s JOIN records AS r ON r.id BETWEEN s.value ->> 0 AND s.value ->> 1 WHERE"
     connection.execute(_MESSAGES.format(into="passages (record_id, kind)", source=source), (json.dumps(spans),))
     _index_new(connection)
@@ -133,7 +137,7 @@ def build(
     execute(_IN_ORDER)
     execute("DROP TABLE temp.found")
     _fill(connection, progress)
-    execute("INSERT INTO meta VALUES ('search', ?)", (json.dumps(sorted(kinds)),))
+    execute("INSERT INTO meta VALUES ('search', ?)", (f"[{', '.join(map(str, sorted(kinds)))}]",))
 
 
 def _catch_up(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
-from queue import Full, Queue
 
 from . import transcripts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
+    import threading
     from collections.abc import Iterator, Sequence
+    from queue import Queue
 
     from .shard import Shard
     from .transcripts import Job, Part
@@ -49,6 +49,9 @@ def run(jobs: Sequence[Job], connection: sqlite3.Connection, workers: int | None
 
 
 def _threads(jobs: Sequence[Job], count: int) -> Iterator[Part]:
+    import threading
+    from queue import Queue
+
     parts: Queue[Part | None] = Queue(_WAITING * count)
     todo: Queue[Job] = Queue()
     for job in jobs:
@@ -85,6 +88,8 @@ def _work(todo: Queue[Job], parts: Queue[Part | None], stop: threading.Event) ->
 
 
 def _hand_over(parts: Queue[Part | None], part: Part | None, stop: threading.Event) -> bool:
+    from queue import Full
+
     while not stop.is_set():
         try:
             parts.put(part, timeout=0.2)

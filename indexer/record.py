@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
-import orjson
 from msgspec import Raw, Struct
 
 Text = str | None
@@ -248,6 +247,8 @@ def _value(kind: Any, value: Any) -> Any:
 
 def to_json(value: Any) -> bytes:
     """JSON of a value, or nothing: orjson reads 1024 levels and writes 254, and no integer beyond 64 bits."""
+    import orjson
+
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:

@@ -11,6 +11,7 @@ from .store import display_path, insert
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Mapping
 
     from .parser import Batch
     from .transcripts import Job
@@ -58,11 +59,18 @@ def add_file(connection: sqlite3.Connection, job: Job, size: int) -> None:
     connection.execute(_FILE, row)
 
 
+def _add_models(connection: sqlite3.Connection, models: Mapping[int, str]) -> None:
+    # What a model is usually called stands in the file of prices, which takes longer to read than to look here first.
+    for key, name in models.items():
+        if connection.execute("SELECT 1 FROM models WHERE id = ?", (key,)).fetchone() is None:
+            connection.execute(MODEL, (key, name, prices.canonical(name)))
+
+
 def add(connection: sqlite3.Connection, batch: Batch) -> None:
     """Stores the rows of a batch."""
     many = connection.executemany
     many(SESSION, batch.sessions.items())
-    many(MODEL, [(key, name, prices.canonical(name)) for key, name in batch.models.items()])
+    _add_models(connection, batch.models)
     many(TYPE, [(key, *names) for key, names in batch.types.items()])
     many(CONTEXT, batch.contexts.values())
     many(_AGENT, batch.agents)
