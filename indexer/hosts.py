@@ -37,6 +37,15 @@ LEFT JOIN files AS f ON f.host_id = h.id
 GROUP BY h.id
 ORDER BY h.id <> {THIS}, h.name, h.user
 """
+# From each root to the next in an index: DISTINCT reads all files.
+_ROOTS = f"""
+WITH RECURSIVE roots (root) AS (
+  SELECT min(root) FROM files WHERE host_id = {THIS}
+  UNION ALL
+  SELECT (SELECT min(root) FROM files WHERE host_id = {THIS} AND root > roots.root) FROM roots WHERE root IS NOT NULL
+)
+SELECT root FROM roots WHERE root IS NOT NULL
+"""
 _OTHERS = f"SELECT name, user FROM hosts WHERE id <> {THIS}"
 
 
@@ -47,8 +56,7 @@ def listed(connection: sqlite3.Connection) -> list[dict[str, Any]]:
 
 def roots(connection: sqlite3.Connection) -> list[str]:
     """Claude config directories of this machine that are in the index."""
-    sql = f"SELECT DISTINCT root FROM files WHERE host_id = {THIS} ORDER BY root"
-    return [row[0] for row in connection.execute(sql)]
+    return [row[0] for row in connection.execute(_ROOTS)]
 
 
 def others(connection: sqlite3.Connection) -> list[str]:

@@ -199,6 +199,7 @@ class Edit(Struct, gc=False):
 
 decode = msgspec.json.Decoder(Record).decode
 decode_edit = msgspec.json.Decoder(Edit).decode
+decode_any = msgspec.json.decode
 # What `decode` raises: not JSON, not of these types, not UTF-8, nested too deeply.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Numbers stay as they were written: some are strings.

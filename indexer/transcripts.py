@@ -6,6 +6,7 @@ import os
 
 from . import checkpoint, lines, reader
 from .parser import FROM_META, Batch, Parser
+from .record import UNDECODABLE, decode_any
 from .store import display_path
 
 TYPE_CHECKING = False
@@ -263,14 +264,12 @@ def _meta(job: Job, parser: Parser, part: Part) -> None:
     data = _description(job)
     if data is None:
         return
-    import orjson
-
     if job.archived is not None:
         part.meta = _compressed(data)
     batch = part.batch
     try:
-        meta = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        meta = decode_any(data)
+    except UNDECODABLE:
         return
     if isinstance(meta, dict) and isinstance(meta.get("agentType"), str):
         description = meta.get("description")

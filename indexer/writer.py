@@ -309,7 +309,8 @@ class Writer:
         What matches nothing stays, with its numbers: it was paid for.
         """
         finished = "replaces IS NOT NULL AND size >= 0 AND mtime_ns <> ?"
-        sql = f"SELECT id, replaces FROM files WHERE {finished} ORDER BY id"
+        # The sign keeps SQLite from reading all files in this order instead of the few that the index has.
+        sql = f"SELECT id, replaces FROM files WHERE {finished} ORDER BY +id"
         settled = self._execute(sql, (UNFINISHED,)).fetchall()
         if not settled:
             return

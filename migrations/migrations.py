@@ -406,11 +406,12 @@ def index_tool_calls_by_time(db: Database) -> None:
 
 
 @migrations()
-def index_what_is_present(db: Database) -> None:
-    """What a refresh compares every transcript with, of those that are there: what is gone only grows.
+def index_files(db: Database) -> None:
+    """What is asked of all transcripts at every refresh and every report, for which what is gone only grows.
 
     A year of transcripts that Claude Code deleted would take a refresh that finds nothing new half as long again.
     """
+    db.execute("CREATE INDEX files_root ON files (host_id, root)")
     # SQLite reads the columns of the condition, too, and only then nothing but the index.
     db.execute(
         "CREATE INDEX files_present ON files"

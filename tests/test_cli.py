@@ -270,42 +270,6 @@ def test_an_index_with_any_name_is_only_a_file(a_history, tmp_path, run_cm: RunC
 
 # What a start costs
 
-LOADED = """
-import sys
-before = set(sys.modules)
-sys.argv = ["cm", "refresh"]
-from indexer.main import main
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print(*(set(sys.modules) - before))
-"""
-
-
-def test_a_refresh_that_finds_nothing_new_imports_no_library(a_history, run_cm: RunCm):
-    os.utime(a_history, (1, 1))
-    run_cm("refresh")
-    found = loaded()
-    heavy = (
-        "click orjson sqlite_utils logging watchdog typing dataclasses tabulate concurrent_log_handler tomllib asyncio"
-    )
-    assert not found & set(heavy.split())
-    assert "indexer.refresh" in found
-    assert not found & {"indexer.writer", "indexer.parser", "indexer.cli", "indexer.pool"}
-
-
-def loaded() -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED],
-        env=clean_environment(),
-        cwd=CHECKOUT,
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    return set(done.stdout.split())
-
 
 def test_a_command_imports_only_itself(run_cm: RunCm):
     code = "import sys, indexer.cli as c\nc.cli.get_command(None, 'query')\nprint(*sys.modules)"
