@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -164,6 +165,7 @@ def life(folder: Path, root: Path, options: argparse.Namespace, report: dict[str
         report["workers"][count] = {"wall": found.wall, "cpu": found.cpu, "peak_mb": found.peak_mb}
         totals.append(index.totals())
     one = report["times"] = times(index, options)
+    one["searched_mb"] = searched(folder, root)
     one["changes"] = changes(index, root)
     totals_after = index.totals()
     index.first()
@@ -206,22 +208,43 @@ def changes(index: Index, root: Path) -> dict[str, Any]:
     """Seconds and bytes read of the refresh that follows each kind of change."""
     paths = sorted((root / "projects").rglob("*.jsonl"), key=lambda path: path.stat().st_size)
     middle = len(paths) // 2
-    grown, copied, moved, rewritten, deleted = paths[middle : middle + 5]
+    copied, moved, rewritten, deleted, *grown = paths[middle : middle + 4 + NO_OPS]
     line = rewritten.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] + b"\n"
     made: dict[str, Any] = {}
 
-    def change(name: str, work: Any) -> None:
-        work()
-        done = index.cm("refresh", "--json")
+    def change(name: str, *works: Any) -> None:
+        walls = []
+        for work in works:
+            work()
+            done = index.cm("refresh", "--json")
+            walls.append(done.wall)
         summary = json.loads(done.printed)
-        made[name] = {"wall": done.wall, **{key: summary[key] for key in ("files_parsed", "bytes_read")}}
+        made[name] = {"wall": median(walls), **{key: summary[key] for key in ("files_parsed", "bytes_read")}}
 
-    change("append a line", lambda: grown.open("ab").write(line))
+    change("append a line", *(partial(append, path, line) for path in grown))
     change("new file", lambda: shutil.copyfile(copied, copied.with_name("new.jsonl")))
     change("rename", lambda: moved.rename(moved.with_name("moved.jsonl")))
     change("rewrite", lambda: rewritten.write_bytes(rewritten.read_bytes().replace(b"\n", b" \n", 1)))
     change("delete", deleted.unlink)
     return made
+
+
+def append(path: Path, line: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(line)
+
+
+def searched(folder: Path, root: Path) -> float:
+    """MB of an index that also has tool inputs, thinking and the search index."""
+    index = Index(folder, root, "searched")
+    settings = folder / "searched.toml"
+    settings.write_text('search = ["thinking"]\n')
+    index.environment["CM_CONFIG"] = str(settings)
+    index.first()
+    index.cm("search", "the", "--json")
+    megabytes = index.path.stat().st_size / 1e6
+    index.remove()
+    return megabytes
 
 
 def against_ccusage(one: dict[str, Any]) -> list[Target]:
@@ -237,6 +260,7 @@ def own_ratios(one: dict[str, Any], corpus: dict[str, Any]) -> list[Target]:
         Target("append a line / no change", one["changes"]["append a line"]["wall"] / one["no change"], 2.5),
         Target("peak memory, MB", one["peak_mb"], 120),
         Target("index / transcripts", one["index_mb"] / corpus["megabytes"], 0.25),
+        Target("index with all that is searched / transcripts", one["searched_mb"] / corpus["megabytes"], 0.6),
     ]
 
 
