@@ -27,6 +27,12 @@ OF_THE_MESSAGE: Final = ("id", "model", "role", "content", "stop_reason", "stop_
 _numbers = itertools.count(1)
 
 
+def restart() -> None:
+    """Ids and times count up from the first ones again: a test's are the same whatever ran before it."""
+    global _numbers
+    _numbers = itertools.count(1)
+
+
 def fresh(shape: str) -> str:
     """An id of that shape that no other record has."""
     return shape.format(next(_numbers))

@@ -28,7 +28,8 @@ RunCm = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that a test does reaches the real home, index or log."""
+    """Nothing that a test does reaches the real home, index or log, and its records are as if it were the only one."""
+    builders.restart()
     for name in list(os.environ):
         if name.startswith(("CM_", "XDG_", "CLAUDE_", "NO_COLOR", "FORCE_COLOR")) and name != "CM_TRANSCRIPTS":
             monkeypatch.delenv(name)
