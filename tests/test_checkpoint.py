@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from indexer.checkpoint import (
+    EXPECTED,
     GROWN,
     PARSER_VERSION,
     RACY_NS,
@@ -23,7 +27,9 @@ from indexer.checkpoint import (
     samples,
 )
 from indexer.discovery import Found
+from indexer.store import open_writer
 
+PATH = "/r/projects/p/s.jsonl"
 SECOND = 10**9
 LOOKED_AT = 1_800_000_000 * SECOND
 KNOWN = {
@@ -47,7 +53,7 @@ def known(**changes: Any) -> Checkpoint:
 
 
 def found(**changes: Any) -> Found:
-    seen = {"path": "/r/projects/p/s.jsonl", "root": "/r", "device": 1}
+    seen = {"path": PATH, "root": "/r", "device": 1}
     seen |= {name: KNOWN[name] for name in ("size", "mtime_ns", "inode")}
     return Found(**(seen | changes))
 
@@ -55,7 +61,7 @@ def found(**changes: Any) -> Found:
 OLD, NEW = KNOWN["mtime_ns"], LOOKED_AT + 5 * SECOND
 
 
-@pytest.mark.parametrize(
+CASES = pytest.mark.parametrize(
     ("story", "before", "now", "expected"),
     [
         ("nothing happened", {}, {}, UNCHANGED),
@@ -85,8 +91,37 @@ OLD, NEW = KNOWN["mtime_ns"], LOOKED_AT + 5 * SECOND
         ("changed in the future", {"mtime_ns": NEW}, {"mtime_ns": NEW}, SUSPECT),
     ],
 )
+
+
+@CASES
 def test_what_happened_to_a_transcript(story, before, now, expected):
     assert classify(known(**before), found(**now)) == expected
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    path = tmp_path_factory.mktemp("index") / "cm.db"
+    path.touch()
+    with closing(open_writer(str(path))) as connection:
+        yield connection
+
+
+@CASES
+@pytest.mark.parametrize("is_failed", [False, True])
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_only_what_is_unchanged_is_as_the_index_expects_it(
+    index: sqlite3.Connection, story, before, now, expected, is_failed, is_gone
+):
+    row = known(**before)
+    index.execute("DELETE FROM files")
+    index.execute(
+        "INSERT INTO files (host_id, root, path, size, mtime_ns, inode, checked_ns, parser_version, error, gone_at)"
+        " VALUES (1, '/r', ?, ?, ?, ?, ?, ?, ?, ?)",
+        (PATH, *row[1:5], row.parser_version, "it failed" if is_failed else None, 1 if is_gone else None),
+    )
+    seen = found(**now)
+    is_expected = (seen.path, seen.size, seen.mtime_ns, seen.inode) in set(index.execute(EXPECTED))
+    assert is_expected == (expected == UNCHANGED and not is_failed and not is_gone)
 
 
 def read(path: Path, offset: int) -> Checkpoint:
