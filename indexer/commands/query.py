@@ -48,6 +48,8 @@ def query(
 ) -> None:
     """Ask the index in SQL, or by a named query. Nothing can be changed.
 
+    Rows are written as they are found, save for tables; the exit code says whether they are all.
+
     \b
     Examples:
       cm query "SELECT model, sum(output_tokens) AS output FROM usage GROUP BY model"
