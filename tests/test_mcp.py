@@ -72,6 +72,7 @@ def test_tools_say_what_they_are_for_and_that_they_only_read(a_history, ask: Ask
     }
     for tool in tools:
         assert len(tool.description) > 30
+        assert "  " not in tool.description
         assert tool.annotations.read_only_hint
         for name, schema in tool.input_schema["properties"].items():
             assert schema.get("description"), f"{tool.name}.{name}"
@@ -101,6 +102,16 @@ def test_stats_explain_and_named_queries(a_history, ask: Ask, run_cm: RunCm):
     assert told(explained)["sum"]["output_tokens"] == 107
     assert len(told(explained)["responses"]) == 1
     assert [row["output_tokens"] for row in told(dearest)["rows"]] == [107]
+
+
+def test_stats_of_many_projects_have_the_dearest_ones(home: Home, ask: Ask):
+    for n in range(150):
+        path = f"/home/dev/a-project-with-a-longer-name-{n:03}"
+        write(home.transcript(f"{n}", path), [assistant(cwd=path, sessionId=f"{n}", usage=usage(output=n))])
+    few, none = ask(("stats", {}), ("stats", {"projects": 0}))
+    assert [project[-3:] for project in told(few)["project_breakdown"]] == [f"{n:03}" for n in range(149, 129, -1)]
+    assert told(few)["messages_count"] == told(none)["messages_count"] == 150
+    assert "150 more projects" in told(none)["note"]
 
 
 def test_what_was_said_is_found_once_there_is_a_full_text_index(a_history, ask: Ask, run_cm: RunCm):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, getdoc
 from typing import Annotated, Any, Literal
 
 from mcp.server import MCPServer
@@ -111,7 +111,7 @@ def server(path: str, roots: Sequence[str], refreshes: bool) -> MCPServer:
     made = MCPServer("cm", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
     for tool in (*_tools(index), *(_named(index, query) for query in queries.named().values())):
         hints = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
-        made.add_tool(tool, annotations=hints, structured_output=False)
+        made.add_tool(tool, description=getdoc(tool), annotations=hints, structured_output=False)
     return made
 
 
@@ -146,9 +146,11 @@ def _tools(index: Index) -> list[Callable[..., str]]:
 
         return index.answer(ask)
 
-    def stats() -> str:
-        """Totals of everything: tokens and cost, by model and by project."""
-        return index.answer(lambda connection: metrics.from_index(connection).to_dict())
+    def stats(
+        projects: Annotated[int, Field(ge=0, le=MAX_ROWS, description="So many projects at most.")] = 20,
+    ) -> str:
+        """Totals of everything: tokens and cost, by model, and by project with its models, the dearest ones."""
+        return index.answer(lambda connection: _of_dearest(metrics.from_index(connection).to_dict(), projects))
 
     def explain(
         target: Annotated[str, Field(description="A local day, the beginning of a session's id, or a response's key.")],
@@ -210,6 +212,17 @@ def _tools(index: Index) -> list[Callable[..., str]]:
         return index.answer(ask, limit)
 
     return [report, stats, search, explain, describe, query]
+
+
+def _of_dearest(stats: Row, count: int) -> Row:
+    """The same without the cheaper projects; that there are others is said."""
+    projects = stats["project_breakdown"]
+    left_out = max(len(projects) - count, 0)
+    if left_out:
+        dearest = sorted(projects, key=lambda path: projects[path]["total_cost"], reverse=True)[:count]
+        stats["project_breakdown"] = {path: projects[path] for path in dearest}
+        stats["note"] = f"{left_out:,} more projects are in the totals: raise projects, or ask for the report on them"
+    return stats
 
 
 # What `blocks` has of its own.
