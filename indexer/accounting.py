@@ -7,7 +7,7 @@ collected in temporary tables while rows are stored; the same transaction derive
 
 from __future__ import annotations
 
-from . import fulltext, relations, session_facts
+from . import fulltext, relations, rollups, session_facts
 from .digest import digest_text
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ _TYPES = {
 BY_RECORD = ("record_usage", "tool_uses", "tool_results")
 _NOTHING: Mapping[str, int] = {}
 
-TOUCHED = """
+TOUCHED = f"""{"".join(rollups.TOUCHED)}
 CREATE TEMP TABLE IF NOT EXISTS touched_responses (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE IF NOT EXISTS touched_calls (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE IF NOT EXISTS touched_sessions (id INTEGER PRIMARY KEY);
@@ -305,6 +305,7 @@ def derive(connection: sqlite3.Connection) -> int:
     (added,) = connection.execute(_NEW_RESPONSES).fetchone()
     derive_responses(connection)
     price_days(connection, _TOUCHED_DAYS)
+    rollups.derive(connection)
     derive_sessions(connection)
     for table in ("touched_responses", "touched_calls", "touched_sessions"):
         connection.execute(f"DELETE FROM temp.{table}")
@@ -315,6 +316,7 @@ def derive_responses(connection: sqlite3.Connection, is_new: bool = False) -> No
     """Derives the touched tool calls and responses; `is_new` says that none of them was derived before."""
     execute = connection.execute
     if not is_new:
+        rollups.touch_calls(connection)
         execute(_SEARCHED)
         execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
         execute(_GONE.format(table="tool_calls", touched="touched_calls", facts="tool_uses", id="call_id"))
@@ -325,6 +327,7 @@ def derive_responses(connection: sqlite3.Connection, is_new: bool = False) -> No
         execute(_SEARCHED)
         execute(_ADVISED)
         execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
+        rollups.touch_responses(connection)
         execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
         execute(_GONE.format(table="responses", touched="touched_responses", facts="record_usage", id="response_id"))
     _find_owners(connection, "response_id", "record_usage", "touched_responses")

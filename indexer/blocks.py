@@ -36,7 +36,8 @@ WITH RECURSIVE starts AS (
     (w.last_at - w.first_at) / 60000.0 AS minutes,
     {sums}{columns}
   FROM windows AS w
-  CROSS JOIN local_usage AS u ON u.at >= w.first_at AND u.at <= w.end_at
+  CROSS JOIN local_quarters AS u ON
+    u.quarter >= w.first_at / 900000 AND u.quarter <= w.end_at / 900000 AND u.at >= w.first_at AND u.at <= w.end_at
   JOIN models AS m ON m.id = u.model_id
   {joins}
   {where}

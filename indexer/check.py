@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from . import private
+from . import private, rollups
 from .parser import OFFSET_BITS
 from .store import real_path, snapshot
 
@@ -119,6 +119,12 @@ def coverage(connection: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem(f"{path}: of {lines:,} lines {indexed:,} are indexed and {skipped:,} skipped", _READ_AGAIN)
 
 
+def sums(connection: sqlite3.Connection) -> Iterator[Problem]:
+    """Rollups that are not what the responses and tool calls sum to."""
+    for table, count in rollups.wrong(connection).items():
+        yield Problem(f"{count:,} rows of {table} are not what the responses sum to", _READ_AGAIN)
+
+
 def privacy(connection: sqlite3.Connection) -> Iterator[Problem]:
     """Files of the index that other users of the machine could read."""
     path = next(str(row[2]) for row in connection.execute("PRAGMA database_list") if row[1] == "main")
@@ -144,6 +150,7 @@ CHECKS: dict[str, Check] = {
     "foreign keys": foreign_keys,
     "offsets": offsets,
     "coverage": coverage,
+    "sums": sums,
     "privacy": privacy,
     "secrets": secrets,
 }

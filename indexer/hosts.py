@@ -27,13 +27,11 @@ SELECT
   coalesce(sum(f.replaced_at IS NULL AND f.gone_at IS NULL), 0) AS present,
   coalesce(sum(f.replaced_at IS NULL AND f.gone_at IS NOT NULL), 0) AS gone,
   coalesce(sum(f.replaced_at IS NOT NULL), 0) AS rewritten,
-  (
-    SELECT count(*) FROM responses AS r JOIN files AS o ON o.id = r.owner_id >> 40
-    WHERE o.host_id = h.id AND r.part = 0
-  ) AS responses,
+  coalesce(u.responses, 0) AS responses,
   strftime('%Y-%m-%dT%H:%M:%fZ', nullif({AS_OF_NS}, 0) / 1e9, 'unixepoch') AS as_of
 FROM hosts AS h
 LEFT JOIN files AS f ON f.host_id = h.id
+LEFT JOIN (SELECT host_id, sum(responses) AS responses FROM usage_days GROUP BY host_id) AS u ON u.host_id = h.id
 GROUP BY h.id
 ORDER BY h.id <> {THIS}, h.name, h.user
 """

@@ -77,15 +77,14 @@ class ClaudeMetrics:
 _SUMS = """
 SELECT
   p.path, p.name, m.name,
-  sum(r.input_tokens), sum(r.output_tokens), sum(r.cache_write_tokens), sum(r.cache_read_tokens),
-  sum(r.input), sum(r.output), sum(r.cache_write), sum(r.cache_read), sum(r.web_search),
-  sum(r.part = 0),
-  sum(CASE WHEN r.rate_id IS NULL
-    THEN r.input_tokens + r.output_tokens + r.cache_write_tokens + r.cache_read_tokens END)
-FROM response_costs AS r
-JOIN sessions AS s ON s.id = r.session_id
+  sum(u.input_tokens), sum(u.output_tokens), sum(u.cache_creation_tokens), sum(u.cache_read_tokens),
+  sum(u.input_nano), sum(u.output_nano), sum(u.cache_write_nano), sum(u.cache_read_nano), sum(u.web_search_nano),
+  sum(u.responses),
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens END)
+FROM local_days AS u
+JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
-JOIN models AS m ON m.id = r.model_id
+JOIN models AS m ON m.id = u.model_id
 GROUP BY p.id, m.id
 ORDER BY p.path, m.name
 """
@@ -94,7 +93,7 @@ _CONVERSATIONS = """
 SELECT p.path, count(*)
 FROM sessions AS s
 JOIN projects AS p ON p.id = s.project_id
-WHERE EXISTS (SELECT 1 FROM responses AS r WHERE r.session_id = s.id)
+WHERE s.id IN (SELECT session_id FROM usage_days)
 GROUP BY p.id
 """
 
@@ -152,7 +151,5 @@ def _fill(target: ClaudeMetrics | ProjectMetrics, values: Sequence[int]) -> None
 
 def total_cost(connection: sqlite3.Connection) -> float | None:
     """USD of everything indexed; None where nothing has a price."""
-    (nano,) = connection.execute(
-        "SELECT sum(input + output + cache_write + cache_read + web_search) FROM response_costs"
-    ).fetchone()
+    (nano,) = connection.execute("SELECT sum(cost_nano) FROM local_days").fetchone()
     return None if nano is None else nano / NANO

@@ -82,7 +82,7 @@ def update(connection: sqlite3.Connection) -> None:
 
 
 def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> None:
-    from . import accounting, prices
+    from . import accounting, prices, rollups
     from .store import insert, transaction
 
     def replace() -> None:
@@ -95,6 +95,7 @@ def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> N
         named = [(prices.canonical(name), model_id) for model_id, name in models]
         connection.executemany("UPDATE models SET canonical = ? WHERE id = ?", named)
         accounting.price_days(connection)
+        rollups.price(connection)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('prices', ?)", (stamp,))
 
     transaction(connection, replace)

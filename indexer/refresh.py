@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import checkpoint, config, hosts, pricing, store, zones
+from . import checkpoint, config, hosts, pricing, rollups, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found
 from .errors import CmError, PriceError
@@ -197,6 +197,8 @@ def _refresh(
     summary.phases["parse"] = clock.lap()
     if is_complete:
         writer.finish()
+        if full:
+            store.transaction(connection, lambda: rollups.sum_all(connection))
     else:
         writer.stop()
     if archive is not None and is_complete:

@@ -1,7 +1,7 @@
 """The reports: what their rows are about, what they sum, and in which order; the SQL of them and of their views.
 
-Every report reads `local_usage`, one row per response and model, or `local_calls` where it is about tools. So a filter
-is a condition on these two, and what makes them faster makes every report faster.
+Every report sums rows of `local_days`, of `local_quarters` where it looks within days or at what a session's parts were
+attributed to, or of `local_tools` where it is about tools. A filter is a condition on these.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         omits: Sequence[str] = ()  # sums that would say nothing
         joins: str = ""
         form: str = ""  # SQL where the common form does not fit
+        source: str = "local_days"  # view whose rows it sums
 
     class Query(NamedTuple):
         """What is asked of a report. Times are in milliseconds, ids are those of the tables; None is no limit."""
@@ -52,7 +53,9 @@ else:
     from collections import namedtuple
 
     Report = namedtuple(
-        "Report", "view about key columns group order is_timeline omits joins form", defaults=(False, (), "", "")
+        "Report",
+        "view about key columns group order is_timeline omits joins form source",
+        defaults=(False, (), "", "", "local_days"),
     )
     Query = namedtuple(
         "Query",
@@ -60,7 +63,7 @@ else:
         defaults=(None, None, None, None, None, None, None, (), False, None, blocks.HOURS),
     )
 
-DAY = 86_400_000
+DAY, QUARTER = 86_400_000, 900_000
 # What `session_facts` counts.
 FACTS = (
     "turns", "tools", "tool_errors", "files", "pull_requests", "compactions", "interruptions", "api_errors",
@@ -80,9 +83,9 @@ SUMS = {
     "sessions": "count(DISTINCT u.session_id)",
     "models": "json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL)",
     "unpriced_tokens": "sum(CASE WHEN {cost} IS NULL THEN u.total_tokens ELSE 0 END)",
-    "undercounted_responses": "sum(u.is_undercounted)",
+    "undercounted_responses": "sum(u.undercounted_responses)",
 }
-# What they are where there is nothing: in a gap between two blocks; of a tool that no response is known to call.
+# What they are where there is nothing, in a gap between two blocks.
 _NOTHING = {"cost_usd": "NULL", "models": "'[]'"}
 _COMPUTED, _RECORDED = "u.cost_nano", "coalesce(u.recorded_nano, u.cost_nano)"
 
@@ -90,7 +93,7 @@ _FORM = """
 SELECT
   {columns},
   {sums}
-FROM local_usage AS u
+FROM {source} AS u
 JOIN models AS m ON m.id = u.model_id
 {joins}
 {where}
@@ -109,9 +112,10 @@ _SPLITS = {
 }
 # The same of tool calls, among which percentiles are found.
 _PARTITIONS = {
-    "model": "u.model_id",
-    "host": "(SELECT name FROM hosts WHERE id = u.host_id)",
-    "user": "(SELECT user FROM hosts WHERE id = u.host_id)",
+    "tool": ("u.name", "u.name"),
+    "model": ("u.model_id", "m.id"),
+    "host": ("(SELECT name FROM hosts WHERE id = u.host_id)", "o.name"),
+    "user": ("(SELECT user FROM hosts WHERE id = u.host_id)", "o.user"),
 }
 
 # Sessions that a session goes on from, or has responses in common with.
@@ -132,33 +136,37 @@ _SHARED_WITH = """(
 # A percentile is the smallest duration that so many per cent are not above. A response that calls a tool twice counts
 # once for it; one that calls two tools, once for each.
 _TOOLS = """
-WITH calls AS (
+WITH durations AS (
   SELECT
-    u.*,
-    CASE WHEN u.web_searches > 0 THEN
-      u.web_searches * (SELECT r.web_search / r.web_searches FROM response_costs AS r WHERE r.id = u.response_id)
-    END AS fee_nano,
-    row_number() OVER (PARTITION BY {partition}, u.duration_ms IS NULL ORDER BY u.duration_ms) AS n,
-    count(u.duration_ms) OVER (PARTITION BY {partition}) AS total,
-    CASE row_number() OVER (PARTITION BY {partition}, u.response_id) WHEN 1 THEN u.response_id END AS caller_id
+    {keys}, u.duration_ms,
+    row_number() OVER (PARTITION BY {partition} ORDER BY u.duration_ms) AS n,
+    count(*) OVER (PARTITION BY {partition}) AS total
   FROM local_calls AS u
-  {where}
+  {where_calls}
+), percentiles AS (
+  SELECT
+    {names},
+    max(CASE WHEN n = (total + 1) / 2 THEN duration_ms END) AS median_ms,
+    max(CASE WHEN n = (total * 95 + 99) / 100 THEN duration_ms END) AS p95_ms
+  FROM durations
+  GROUP BY {names}
 )
 SELECT
   {columns},
-  count(*) AS calls,
-  coalesce(sum(c.is_error), 0) AS errors,
-  1.0 * sum(c.is_error) / count(c.is_error) AS error_rate,
-  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total + 1) / 2 THEN c.duration_ms END) AS median_ms,
-  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total * 95 + 99) / 100 THEN c.duration_ms END) AS p95_ms,
-  coalesce(sum(c.result_bytes), 0) AS result_bytes,
-  sum(c.web_searches) AS web_searches,
-  coalesce(sum(c.fee_nano), 0) / 1e9 AS web_search_cost_usd,
+  sum(u.calls) AS calls,
+  sum(u.errors) AS errors,
+  1.0 * sum(u.errors) / nullif(sum(u.results), 0) AS error_rate,
+  d.median_ms AS median_ms,
+  d.p95_ms AS p95_ms,
+  sum(u.result_bytes) AS result_bytes,
+  sum(u.searches) AS web_searches,
+  coalesce(sum(u.search_fee_nano), 0) / 1e9 AS web_search_cost_usd,
   {sums}
-FROM calls AS c
-LEFT JOIN local_usage AS u ON u.id = c.caller_id
-LEFT JOIN models AS m ON m.id = c.model_id
-LEFT JOIN hosts AS o ON o.id = c.host_id
+FROM local_tools AS u
+LEFT JOIN models AS m ON m.id = u.model_id
+LEFT JOIN hosts AS o ON o.id = u.host_id
+LEFT JOIN percentiles AS d ON {same}
+{where}
 GROUP BY {group}
 """
 
@@ -167,7 +175,7 @@ _WEEK = """u.local_day - (
     u.local_day + 10 - {start_of_week}
   ) % 7"""
 _CONFIGURED = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'start_of_week'), 0)"
-_MONTH = "strftime('%Y-%m', u.local_at / 1000, 'unixepoch')"
+_MONTH = "strftime('%Y-%m', u.local_day * 86400, 'unixepoch')"
 # With the offset: the hour in which clocks are put back comes twice.
 _HOUR = """strftime('%Y-%m-%dT%H:00', u.local_at / 1000, 'unixepoch')
   || printf(
@@ -178,11 +186,11 @@ _AGENT = """CASE WHEN u.is_sidechain
     THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown')
   END"""
 _FIRST_AT = "strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at"
-_LAST_AT = "strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at"
+_LAST_AT = "strftime('%Y-%m-%dT%H:%M:%fZ', max(u.last_at) / 1000.0, 'unixepoch') AS last_at"
 
 
-def _timeline(view: str, about: str, key: str, column: str, group: str) -> Report:
-    return Report(view, about, key, f"{column} AS {key}", group, "min(u.at)", is_timeline=True)
+def _timeline(view: str, about: str, key: str, column: str, group: str, source: str = "local_days") -> Report:
+    return Report(view, about, key, f"{column} AS {key}", group, "min(u.at)", is_timeline=True, source=source)
 
 
 def _ranking(view: str, about: str, key: str, columns: Sequence[str], group: str, **rest: Any) -> Report:
@@ -193,7 +201,8 @@ def _ranking(view: str, about: str, key: str, columns: Sequence[str], group: str
 def _attributed(key: str) -> Report:
     """What newer versions of Claude Code attribute responses to."""
     about = f"{key} that responses are attributed to; NULL: none"
-    return _ranking(f"{key}_usage", about, key, [f"x.{key} AS {key}"], f"x.{key}", joins=_OF_CONTEXT)
+    columns, group = [f"x.{key} AS {key}"], f"x.{key}"
+    return _ranking(f"{key}_usage", about, key, columns, group, joins=_OF_CONTEXT, source="local_quarters")
 
 
 REPORTS = {
@@ -202,7 +211,9 @@ REPORTS = {
         "weekly_usage", "local week, by its first day", "week", f"date(({_WEEK}) * 86400, 'unixepoch')", _WEEK
     ),
     "monthly": _timeline("monthly_usage", "local month", "month", _MONTH, _MONTH),
-    "hourly": _timeline("hourly_usage", "local hour", "hour", _HOUR, "u.local_at / 3600000, u.local_at - u.at"),
+    "hourly": _timeline(
+        "hourly_usage", "local hour", "hour", _HOUR, "u.local_at / 3600000, u.local_at - u.at", "local_quarters"
+    ),
     "sessions": _ranking(
         "session_usage",
         "session, its subagents included",
@@ -221,7 +232,7 @@ REPORTS = {
             *(f"k.{name[:-1]}_count AS {name}" for name in FACTS),
         ],
         "u.session_id",
-        order="max(u.at), 1",
+        order="max(u.last_at), 1",
         is_timeline=True,
         omits=("sessions",),
         joins=f"{_OF_SESSION}\nLEFT JOIN session_facts AS k ON k.session_id = u.session_id\n"
@@ -254,6 +265,7 @@ REPORTS = {
         ],
         _AGENT,
         joins=f"{_OF_CONTEXT}\nLEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent",
+        source="local_quarters",
     ),
     "skills": _attributed("skill"),
     "mcp-servers": _attributed("mcp_server"),
@@ -262,10 +274,11 @@ REPORTS = {
         "tool_usage",
         "tool: its calls, and the usage of the responses that call it",
         "tool",
-        ["c.name AS tool", "max(c.mcp_server) AS mcp_server"],
-        "c.name",
+        ["u.name AS tool", "max(u.mcp_server) AS mcp_server"],
+        "u.name",
         order="calls DESC, 1",
         form=_TOOLS,
+        source="local_tools",
     ),
     "blocks": Report(
         "blocks",
@@ -276,6 +289,7 @@ REPORTS = {
         "1, end_at",
         is_timeline=True,
         form=blocks.FORM,
+        source="windows",
     ),
 }
 
@@ -287,22 +301,36 @@ def sql(report: Report, query: Query = EVERYTHING) -> str:
     cost = _RECORDED if query.is_recorded else _COMPUTED
     sums = {name: text.format(cost=cost) for name, text in SUMS.items() if name not in report.omits}
     if report.form is _TOOLS:
-        sums = {name: f"coalesce({text}, {_NOTHING.get(name, 0)})" for name, text in sums.items()}
+        sums |= {"sessions": "count(DISTINCT CASE WHEN u.parts > 0 THEN u.session_id END)"}
     split_columns = "".join(f",\n  {column}" for column, _, _ in splits)
+    source = _source(report, query)
     parts = {
+        "source": source,
         "columns": report.columns + split_columns,
         "sums": ",\n  ".join(f"{text} AS {name}" for name, text in sums.items()),
         "joins": "\n".join(dict.fromkeys([report.joins, *(join for _, _, join in splits if join not in report.joins)])),
-        "where": _condition(_of_range(query, "w" if report.form is blocks.FORM else "u") + _of_usage(query)),
+        "where": condition(query, source),
         "group": ", ".join([report.group, *(group for _, group, _ in splits)]),
     }
     if report.form is blocks.FORM:
         text = _blocks(query, parts, sums, names)
     else:
-        partition = ", ".join(["u.name", *(_PARTITIONS[name] for name in names)]) if report.form else ""
-        text = (report.form or _FORM).format(**parts, partition=partition)
+        text = (report.form or _FORM).format(**parts, **_durations(query, names))
     first = _CONFIGURED if query.start_of_week is None else str(query.start_of_week)
     return "\n".join(line for line in text.replace("{start_of_week}", first).splitlines() if line.strip())
+
+
+def _durations(query: Query, splits: Sequence[str]) -> dict[str, str]:
+    """What the report on tools has besides: the calls among which percentiles are found, and which are whose."""
+    partitions = {name: _PARTITIONS[name] for name in ("tool", *splits) if name in _PARTITIONS}
+    timed = ["u.duration_ms IS NOT NULL", *_of_times(query), *_of_usage(query)]
+    return {
+        "keys": ", ".join(f"{column} AS {name}" for name, (column, _) in partitions.items()),
+        "partition": ", ".join(column for column, _ in partitions.values()),
+        "names": ", ".join(partitions),
+        "same": " AND ".join(f"d.{name} IS {column}" for name, (_, column) in partitions.items()),
+        "where_calls": _condition(timed),
+    }
 
 
 def _blocks(query: Query, parts: dict[str, str], sums: Iterable[str], splits: Sequence[str]) -> str:
@@ -312,16 +340,41 @@ def _blocks(query: Query, parts: dict[str, str], sums: Iterable[str], splits: Se
     if splits or _of_usage(query):
         return text  # a gap in all usage says nothing of a part of it
     nothing = ", ".join(_NOTHING.get(name, "0") for name in sums)
-    return text + blocks.GAPS.format(length=length, nothing=nothing, where=_condition(_of_range(query, "g")))
+    return text + blocks.GAPS.format(length=length, nothing=nothing, where=_condition(_of_times(query, "g")))
 
 
-def condition(query: Query) -> str:
-    """The WHERE that limits `local_usage AS u` to what is asked for; empty without a limit."""
-    return _condition(_of_range(query, "u") + _of_usage(query))
+def _source(report: Report, query: Query) -> str:
+    """The view whose rows are summed: those of the report, where the range begins and ends with one of them."""
+    grain = _GRAINS.get(report.source, 1)
+    return "local_usage" if (query.since or 0) % grain or (query.until or 0) % grain else report.source
 
 
-def _of_range(query: Query, row: str) -> list[str]:
-    """Conditions on the local time of a row. No zone is a day away from UTC: that lets an index find the range."""
+def condition(query: Query, source: str = "local_usage") -> str:
+    """The WHERE that limits rows `u` of one of the views to what is asked for; empty without a limit."""
+    return _condition(_OF_RANGE.get(source, _of_times)(query) + _of_usage(query))
+
+
+def _of_days(query: Query) -> list[str]:
+    found = []
+    if query.since is not None:
+        found.append(f"u.local_day >= {query.since // DAY}")
+    if query.until is not None:
+        found.append(f"u.local_day < {query.until // DAY}")
+    return found
+
+
+def _of_quarters(query: Query) -> list[str]:
+    """Conditions on local time. No zone is a day away from UTC: that lets the primary key find the range."""
+    found = []
+    if query.since is not None:
+        found.append(f"u.local_at >= {query.since} AND u.quarter >= {(query.since - DAY) // QUARTER}")
+    if query.until is not None:
+        found.append(f"u.local_at < {query.until} AND u.quarter < {(query.until + DAY) // QUARTER}")
+    return found
+
+
+def _of_times(query: Query, row: str = "u") -> list[str]:
+    """The same of rows that have times of their own, by an index of these."""
     found = []
     if query.since is not None:
         found.append(f"{row}.local_at >= {query.since} AND {row}.at >= {query.since - DAY}")
@@ -330,6 +383,19 @@ def _of_range(query: Query, row: str) -> list[str]:
     if query.ending_after is not None:
         found.append(f"{row}.end_at > {query.ending_after}")
     return found
+
+
+def _of_windows(query: Query) -> list[str]:
+    return _of_times(query, "w")
+
+
+_GRAINS = {"local_days": DAY, "local_quarters": QUARTER, "local_tools": QUARTER}
+_OF_RANGE = {
+    "local_days": _of_days,
+    "local_quarters": _of_quarters,
+    "local_tools": _of_quarters,
+    "windows": _of_windows,
+}
 
 
 def _of_usage(query: Query) -> list[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Migrations
 
 # How many migrations there are. Known here so that opening a current index imports nothing to find out.
-VERSION = 9
+VERSION = 10
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _DERIVED = ("responses", "tool_calls", "sessions")
@@ -120,6 +120,10 @@ def _replace_views(connection: sqlite3.Connection, stamp: str) -> None:
             connection.execute(f"DROP VIEW IF EXISTS {name}")
         for statement in statements:
             connection.execute(statement)
+        if _meta(connection, "rollups") is None and _meta(connection, "is_loading") is None:
+            from . import rollups
+
+            rollups.sum_all(connection)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('views', ?)", (stamp,))
         connection.commit()
     except BaseException:

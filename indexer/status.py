@@ -59,6 +59,8 @@ FROM (
 )
 """
 
+_UNDERCOUNTED = "SELECT coalesce(sum(undercounted_responses), 0) FROM usage_days"
+
 _REFRESHES = """
 SELECT
   strftime('%Y-%m-%dT%H:%M:%fZ', started_at / 1000.0, 'unixepoch') AS started_at, seconds, command, pid,
@@ -87,8 +89,8 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             "files": files,
             "coverage": coverage(connection),
             "records": _count(connection, "SELECT count(*) FROM records"),
-            "responses": _count(connection, "SELECT count(*) FROM responses WHERE part = 0"),
-            "undercounted_responses": _count(connection, "SELECT count(*) FROM responses WHERE is_undercounted"),
+            "responses": _count(connection, "SELECT coalesce(sum(responses), 0) FROM usage_days"),
+            "undercounted_responses": _count(connection, _UNDERCOUNTED),
             "implausible_responses": _count(connection, "SELECT count(*) FROM responses WHERE flags & 8"),
             "unpriced": pricing.unpriced(connection),
             "sources_gone": kept,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import accounting, fulltext, rows, schema, shard
+from . import accounting, fulltext, rollups, rows, schema, shard
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .privacy import Tombstones
@@ -292,14 +292,14 @@ class Writer:
         if was_loading:
             schema.create_indexes(self._connection, of_derived=False)
         self._settle()
-        if was_loading:
-            if self._has_untouched:
-                accounting.touch_all(self._connection)
-            self._execute("DELETE FROM meta WHERE key = 'is_loading'")
-            self._is_loading = False
+        if was_loading and self._has_untouched:
+            accounting.touch_all(self._connection)
         self._derive()
         if was_loading:
             schema.create_indexes(self._connection, of_derived=True)
+            rollups.sum_all(self._connection)
+            self._execute("DELETE FROM meta WHERE key = 'is_loading'")
+            self._is_loading = False
         self._index_added()
         self._end_transaction()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import config, settings
+from . import config, rollups, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ STEP = 7 * 86_400_000
 
 # The views that read `zone_offsets`. SQLite resolves what stands in a view when it is made, so that only a temporary
 # copy of them sees a temporary table of that name.
-LOCAL_VIEWS = ("local_usage", "local_calls")
+LOCAL_VIEWS = ("local_usage", "local_calls", "local_quarters", "local_tools")
 
 
 def offsets(zone: str | None, start: int = 0, end: int = END) -> list[tuple[int, int]]:
@@ -103,6 +103,7 @@ def update(connection: sqlite3.Connection) -> None:
     def replace() -> None:
         connection.execute("DELETE FROM zone_offsets")
         connection.executemany("INSERT INTO zone_offsets VALUES (?, ?)", rows)
+        rollups.sum_days(connection)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('start_of_week', ?)", (str(first_day),))
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('zone', ?)", (stamp,))
 
@@ -121,6 +122,13 @@ def use(connection: sqlite3.Connection, zone: str | None) -> None:
         f"SELECT sql FROM main.sqlite_schema WHERE name IN ({marks})", LOCAL_VIEWS
     ).fetchall():
         connection.execute(sql.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
+    if rollups.is_odd(connection):
+        connection.execute("DROP VIEW temp.local_quarters")
+        connection.execute(
+            f"CREATE TEMP VIEW local_quarters AS SELECT *, at / {rollups.QUARTER} AS quarter FROM local_usage"
+        )
+    # The table of days has those of the configured zone.
+    connection.execute("CREATE TEMP VIEW local_days AS SELECT * FROM local_quarters")
 
 
 def offset_at(connection: sqlite3.Connection, at: int) -> int:

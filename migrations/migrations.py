@@ -492,3 +492,70 @@ def index_files(db: Database) -> None:
         " (host_id, path, size, mtime_ns, inode, checked_ns, parser_version, error, replaced_at, gone_at)"
         " WHERE replaced_at IS NULL AND gone_at IS NULL"
     )
+
+
+@migrations()
+def sum_usage(db: Database) -> None:
+    """Rollups: reports sum some thousand rows where they summed each response. They are filled when views are made."""
+    sums = """
+  first_at INTEGER NOT NULL, -- first of them, milliseconds since 1970 UTC
+  last_at INTEGER NOT NULL, -- last of them
+  parts INTEGER NOT NULL, -- rows of responses: an advisor's call within one counts
+  responses INTEGER NOT NULL, -- responses
+  undercounted_responses INTEGER NOT NULL, -- of these, those whose final output count was never written
+  input_tokens INTEGER NOT NULL, -- input, without cache
+  output_tokens INTEGER NOT NULL, -- output, thinking included
+  cache_write_tokens INTEGER NOT NULL, -- cache writes, both lifetimes
+  cache_write_1h_tokens INTEGER NOT NULL, -- of these, with a lifetime of an hour
+  cache_read_tokens INTEGER NOT NULL, -- cache reads
+  web_searches INTEGER NOT NULL, -- searches
+  recorded_nano INTEGER, -- cost that old transcripts tell, nanodollars; NULL: they tell none
+  input INTEGER, -- cost of input, nanodollars; NULL: no price is known
+  output INTEGER, -- cost of output
+  cache_write INTEGER, -- cost of cache writes
+  cache_read INTEGER, -- cost of cache reads
+  web_search INTEGER, -- cost of searches
+  cache_saved INTEGER, -- what caching saved
+"""
+    db.execute(f"""
+CREATE TABLE usage_quarters ( -- sums of responses, by quarter of an hour; derived
+  quarter INTEGER NOT NULL, -- quarters of an hour since 1970 UTC
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  context_id INTEGER NOT NULL REFERENCES contexts (id), -- context
+  model_id INTEGER NOT NULL REFERENCES models (id), -- model
+  host_id INTEGER NOT NULL REFERENCES hosts (id), -- machine
+  kind INTEGER NOT NULL, -- 1 fast, 2 US, 4 batch, 8 long context, 16 cost recorded, 32 a subagent's, 64 at a full hour
+{sums.strip(chr(10))}
+  PRIMARY KEY (quarter, session_id, context_id, model_id, host_id, kind)
+) STRICT, WITHOUT ROWID""")
+    db.execute(f"""
+CREATE TABLE usage_days ( -- sums of responses, by day in the configured zone; derived
+  day INTEGER NOT NULL, -- local days since 1970
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  model_id INTEGER NOT NULL REFERENCES models (id), -- model
+  host_id INTEGER NOT NULL REFERENCES hosts (id), -- machine
+  kind INTEGER NOT NULL, -- 16 cost recorded, 128 no price is known
+{sums.strip(chr(10))}
+  PRIMARY KEY (day, session_id, model_id, host_id, kind)
+) STRICT, WITHOUT ROWID""")
+    db.execute(f"""
+CREATE TABLE usage_tools ( -- sums of tool calls, by quarter of an hour, with the responses that call; derived
+  quarter INTEGER NOT NULL, -- quarters of an hour since 1970 UTC
+  session_id INTEGER NOT NULL REFERENCES sessions (id), -- session
+  name TEXT NOT NULL, -- tool
+  model_id INTEGER NOT NULL, -- model that calls; 0: not known
+  host_id INTEGER NOT NULL REFERENCES hosts (id), -- machine
+  day INTEGER NOT NULL, -- days since 1970 UTC, of the responses: by which they are priced
+  kind INTEGER NOT NULL, -- of the responses, as in usage_quarters
+  mcp_server TEXT, -- MCP server the tool belongs to
+  calls INTEGER NOT NULL, -- calls
+  results INTEGER NOT NULL, -- of these, those with a result
+  errors INTEGER NOT NULL, -- of these, errors
+  result_bytes INTEGER NOT NULL, -- bytes of text in the results
+  searches INTEGER NOT NULL, -- searches of the web that the calls made
+  search_fee INTEGER, -- what these cost, nanodollars; NULL: no price is known
+{sums[sums.index("  parts") :].rstrip(chr(10))}
+  PRIMARY KEY (quarter, session_id, name, model_id, host_id, day, kind)
+) STRICT, WITHOUT ROWID""")
+    db.execute("DROP INDEX IF EXISTS tool_calls_session")  # made again, with the time of the calls
+    db.execute("DELETE FROM meta WHERE key = 'rollups'")

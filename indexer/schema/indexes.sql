@@ -18,11 +18,17 @@ CREATE INDEX IF NOT EXISTS record_usage_advised ON record_usage (advised_id) WHE
 CREATE INDEX IF NOT EXISTS responses_at ON responses (at);
 CREATE INDEX IF NOT EXISTS responses_session ON responses (session_id, at);
 CREATE INDEX IF NOT EXISTS responses_model ON responses (model_id, at);
+-- Responses with a count that cannot be.
+CREATE INDEX IF NOT EXISTS responses_implausible ON responses (id) WHERE flags & 8;
 -- Searches a response is charged for.
 CREATE INDEX IF NOT EXISTS tool_calls_response ON tool_calls (response_id) WHERE web_searches > 0;
+-- Which calls a response makes; the first of them of each tool.
+CREATE INDEX IF NOT EXISTS tool_calls_caller ON tool_calls (response_id, name, started_at);
+-- How long calls of a tool take.
+CREATE INDEX IF NOT EXISTS tool_calls_duration ON tool_calls (name, max(ended_at - started_at, 0));
 -- Tool calls of a session, of a tool, and the newest.
 CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at);
-CREATE INDEX IF NOT EXISTS tool_calls_session ON tool_calls (session_id);
+CREATE INDEX IF NOT EXISTS tool_calls_session ON tool_calls (session_id, started_at);
 CREATE INDEX IF NOT EXISTS tool_calls_name ON tool_calls (name, started_at);
 CREATE INDEX IF NOT EXISTS contexts_session ON contexts (session_id);
 -- Which sessions say that they go on from others, and which others go on from one.

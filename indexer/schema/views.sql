@@ -56,6 +56,20 @@ JOIN files AS f ON f.id = r.id >> 40
 JOIN hosts AS h ON h.id = f.host_id
 LEFT JOIN models AS m ON m.id = r.model_id;
 
+-- Responses with the machine they are of, and of which kind they are: what is priced alike has the same one, and kind 64
+-- is exactly on a full hour, with which a block of five hours may end.
+CREATE VIEW response_kinds AS
+SELECT
+  r.*,
+  f.host_id,
+  (r.flags & 7)
+  + 8 * (r.input_tokens + r.cache_write_tokens + r.cache_read_tokens > 200000)
+  + 16 * (r.recorded_nano IS NOT NULL)
+  + 32 * (r.is_sidechain <> 0)
+  + 64 * (r.at % 3600000 = 0) AS kind
+FROM responses AS r
+LEFT JOIN files AS f ON f.id = r.owner_id >> 40;
+
 -- Responses with what they cost: whole nanodollars of each kind, rounded half to even from the exact product, NULL
 -- where the model has no price. It begins with responses so that SQLite merges it into a query that reads it; joined
 -- from the right it would be computed whole.
@@ -75,7 +89,7 @@ WITH products AS (
     (r.cache_write_tokens + r.cache_read_tokens) * p.input_num AS uncached,
     r.web_searches * p.web_search AS web,
     p.id AS rate_id
-  FROM responses AS r
+  FROM response_kinds AS r
   LEFT JOIN daily_prices AS d ON d.model_id = r.model_id AND d.day = r.at / 86400000
   LEFT JOIN rates AS p ON p.id =
     d.price_id * 16
@@ -85,7 +99,7 @@ WITH products AS (
 SELECT
   id, key, part, model_id, session_id, context_id, owner_id, at, is_sidechain,
   input_tokens, output_tokens, cache_write_tokens, cache_write_1h_tokens, cache_read_tokens, web_searches,
-  flags, stop_reason, is_undercounted, recorded_nano, record_count, rate_id,
+  flags, stop_reason, is_undercounted, recorded_nano, record_count, host_id, kind, rate_id,
   CASE i_den WHEN 1 THEN i ELSE
     (2 * i + i_den) / (2 * i_den) - ((2 * i + i_den) % (2 * i_den) = 0 AND (2 * i + i_den) / (2 * i_den) % 2)
   END AS input,
@@ -137,8 +151,7 @@ JOIN sessions AS s ON s.id = r.session_id
 JOIN projects AS p ON p.id = s.project_id
 JOIN models AS m ON m.id = r.model_id
 JOIN contexts AS x ON x.id = r.context_id
-LEFT JOIN files AS f ON f.id = r.owner_id >> 40
-LEFT JOIN hosts AS h ON h.id = f.host_id
+LEFT JOIN hosts AS h ON h.id = r.host_id
 LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent;
 
 -- The reports. Their SQL stands in reports.py, where it is used with filters, too: `cog -r` writes it anew.
@@ -161,8 +174,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
 GROUP BY u.local_day;
 
@@ -182,8 +195,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
 GROUP BY u.local_day - (
     u.local_day + 10 - coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'start_of_week'), 0)
@@ -192,7 +205,7 @@ GROUP BY u.local_day - (
 -- One row per local month.
 CREATE VIEW monthly_usage AS
 SELECT
-  strftime('%Y-%m', u.local_at / 1000, 'unixepoch') AS month,
+  strftime('%Y-%m', u.local_day * 86400, 'unixepoch') AS month,
   sum(u.input_tokens) AS input_tokens,
   sum(u.output_tokens) AS output_tokens,
   sum(u.cache_creation_tokens) AS cache_creation_tokens,
@@ -203,10 +216,10 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
-GROUP BY strftime('%Y-%m', u.local_at / 1000, 'unixepoch');
+GROUP BY strftime('%Y-%m', u.local_day * 86400, 'unixepoch');
 
 -- One row per local hour.
 CREATE VIEW hourly_usage AS
@@ -226,8 +239,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_quarters AS u
 JOIN models AS m ON m.id = u.model_id
 GROUP BY u.local_at / 3600000, u.local_at - u.at;
 
@@ -238,7 +251,7 @@ SELECT
   p.path AS project,
   s.title AS title,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
-  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.last_at) / 1000.0, 'unixepoch') AS last_at,
   v.parent AS parent,
   v.relation AS relation,
   k.shared_count AS shared_responses,
@@ -273,8 +286,8 @@ SELECT
   sum(u.responses) AS responses,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
@@ -288,7 +301,7 @@ SELECT
   p.path AS project,
   p.name AS name,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
-  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.last_at) / 1000.0, 'unixepoch') AS last_at,
   sum(u.input_tokens) AS input_tokens,
   sum(u.output_tokens) AS output_tokens,
   sum(u.cache_creation_tokens) AS cache_creation_tokens,
@@ -299,8 +312,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
@@ -312,7 +325,7 @@ SELECT
   o.name AS host,
   o.user AS user,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
-  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.at) / 1000.0, 'unixepoch') AS last_at,
+  strftime('%Y-%m-%dT%H:%M:%fZ', max(u.last_at) / 1000.0, 'unixepoch') AS last_at,
   sum(u.input_tokens) AS input_tokens,
   sum(u.output_tokens) AS output_tokens,
   sum(u.cache_creation_tokens) AS cache_creation_tokens,
@@ -323,8 +336,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN hosts AS o ON o.id = u.host_id
 GROUP BY o.id;
@@ -342,8 +355,8 @@ SELECT
   sum(u.responses) AS responses,
   count(DISTINCT u.session_id) AS sessions,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_days AS u
 JOIN models AS m ON m.id = u.model_id
 GROUP BY m.id;
 
@@ -364,8 +377,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_quarters AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN contexts AS x ON x.id = u.context_id
 LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent
@@ -387,8 +400,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_quarters AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN contexts AS x ON x.id = u.context_id
 GROUP BY x.skill;
@@ -407,8 +420,8 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_quarters AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN contexts AS x ON x.id = u.context_id
 GROUP BY x.mcp_server;
@@ -427,52 +440,56 @@ SELECT
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_quarters AS u
 JOIN models AS m ON m.id = u.model_id
 JOIN contexts AS x ON x.id = u.context_id
 GROUP BY x.plugin;
 
 -- One row per tool: its calls, and the usage of the responses that call it.
 CREATE VIEW tool_usage AS
-WITH calls AS (
+WITH durations AS (
   SELECT
-    u.*,
-    CASE WHEN u.web_searches > 0 THEN
-      u.web_searches * (SELECT r.web_search / r.web_searches FROM response_costs AS r WHERE r.id = u.response_id)
-    END AS fee_nano,
-    row_number() OVER (PARTITION BY u.name, u.duration_ms IS NULL ORDER BY u.duration_ms) AS n,
-    count(u.duration_ms) OVER (PARTITION BY u.name) AS total,
-    CASE row_number() OVER (PARTITION BY u.name, u.response_id) WHEN 1 THEN u.response_id END AS caller_id
+    u.name AS tool, u.duration_ms,
+    row_number() OVER (PARTITION BY u.name ORDER BY u.duration_ms) AS n,
+    count(*) OVER (PARTITION BY u.name) AS total
   FROM local_calls AS u
+  WHERE u.duration_ms IS NOT NULL
+), percentiles AS (
+  SELECT
+    tool,
+    max(CASE WHEN n = (total + 1) / 2 THEN duration_ms END) AS median_ms,
+    max(CASE WHEN n = (total * 95 + 99) / 100 THEN duration_ms END) AS p95_ms
+  FROM durations
+  GROUP BY tool
 )
 SELECT
-  c.name AS tool,
-  max(c.mcp_server) AS mcp_server,
-  count(*) AS calls,
-  coalesce(sum(c.is_error), 0) AS errors,
-  1.0 * sum(c.is_error) / count(c.is_error) AS error_rate,
-  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total + 1) / 2 THEN c.duration_ms END) AS median_ms,
-  max(CASE WHEN c.duration_ms IS NOT NULL AND c.n = (c.total * 95 + 99) / 100 THEN c.duration_ms END) AS p95_ms,
-  coalesce(sum(c.result_bytes), 0) AS result_bytes,
-  sum(c.web_searches) AS web_searches,
-  coalesce(sum(c.fee_nano), 0) / 1e9 AS web_search_cost_usd,
-  coalesce(sum(u.input_tokens), 0) AS input_tokens,
-  coalesce(sum(u.output_tokens), 0) AS output_tokens,
-  coalesce(sum(u.cache_creation_tokens), 0) AS cache_creation_tokens,
-  coalesce(sum(u.cache_read_tokens), 0) AS cache_read_tokens,
-  coalesce(sum(u.total_tokens), 0) AS total_tokens,
-  coalesce(sum(u.cost_nano) / 1e9, NULL) AS cost_usd,
-  coalesce(sum(u.responses), 0) AS responses,
-  coalesce(count(DISTINCT u.session_id), 0) AS sessions,
-  coalesce(json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL), '[]') AS models,
-  coalesce(sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END), 0) AS unpriced_tokens,
-  coalesce(sum(u.is_undercounted), 0) AS undercounted_responses
-FROM calls AS c
-LEFT JOIN local_usage AS u ON u.id = c.caller_id
-LEFT JOIN models AS m ON m.id = c.model_id
-LEFT JOIN hosts AS o ON o.id = c.host_id
-GROUP BY c.name;
+  u.name AS tool,
+  max(u.mcp_server) AS mcp_server,
+  sum(u.calls) AS calls,
+  sum(u.errors) AS errors,
+  1.0 * sum(u.errors) / nullif(sum(u.results), 0) AS error_rate,
+  d.median_ms AS median_ms,
+  d.p95_ms AS p95_ms,
+  sum(u.result_bytes) AS result_bytes,
+  sum(u.searches) AS web_searches,
+  coalesce(sum(u.search_fee_nano), 0) / 1e9 AS web_search_cost_usd,
+  sum(u.input_tokens) AS input_tokens,
+  sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens,
+  sum(u.cache_read_tokens) AS cache_read_tokens,
+  sum(u.total_tokens) AS total_tokens,
+  sum(u.cost_nano) / 1e9 AS cost_usd,
+  sum(u.responses) AS responses,
+  count(DISTINCT CASE WHEN u.parts > 0 THEN u.session_id END) AS sessions,
+  json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
+  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM local_tools AS u
+LEFT JOIN models AS m ON m.id = u.model_id
+LEFT JOIN hosts AS o ON o.id = u.host_id
+LEFT JOIN percentiles AS d ON d.tool IS u.name
+GROUP BY u.name;
 
 -- One row per window of five hours in which something was used, and per gap between two.
 CREATE VIEW blocks AS
@@ -508,9 +525,10 @@ WITH RECURSIVE starts AS (
   count(DISTINCT u.session_id) AS sessions,
   json_group_array(DISTINCT m.name) FILTER (WHERE m.name IS NOT NULL) AS models,
   sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.is_undercounted) AS undercounted_responses
+  sum(u.undercounted_responses) AS undercounted_responses
   FROM windows AS w
-  CROSS JOIN local_usage AS u ON u.at >= w.first_at AND u.at <= w.end_at
+  CROSS JOIN local_quarters AS u ON
+    u.quarter >= w.first_at / 900000 AND u.quarter <= w.end_at / 900000 AND u.at >= w.first_at AND u.at <= w.end_at
   JOIN models AS m ON m.id = u.model_id
   GROUP BY w.at
 ), clock AS (
@@ -562,28 +580,39 @@ FROM (
 
 -- [[[end]]]
 
--- Responses with their local time, and what they cost in nanodollars: what every report sums.
+-- Responses with their local time, and what they cost in nanodollars.
 CREATE VIEW local_usage AS
 SELECT
   r.id AS id,
   r.at AS at,
+  r.at AS last_at,
   r.local_at AS local_at,
   r.local_at / 86400000 AS local_day,
   r.session_id AS session_id,
   r.context_id AS context_id,
   r.model_id AS model_id,
+  r.host_id AS host_id,
+  r.kind AS kind,
   r.is_sidechain AS is_sidechain,
+  1 AS parts,
   r.part = 0 AS responses,
+  r.is_undercounted AS undercounted_responses,
   r.input_tokens AS input_tokens,
   r.output_tokens AS output_tokens,
   r.cache_write_tokens AS cache_creation_tokens,
+  r.cache_write_1h_tokens AS cache_creation_1h_tokens,
   r.cache_read_tokens AS cache_read_tokens,
   r.input_tokens + r.output_tokens + r.cache_write_tokens + r.cache_read_tokens AS total_tokens,
-  r.input + r.output + r.cache_write + r.cache_read + r.web_search AS cost_nano,
+  r.web_searches AS web_searches,
   r.recorded_nano AS recorded_nano,
+  r.input AS input_nano,
+  r.output AS output_nano,
+  r.cache_write AS cache_write_nano,
+  r.cache_read AS cache_read_nano,
+  r.web_search AS web_search_nano,
+  r.input + r.output + r.cache_write + r.cache_read + r.web_search AS cost_nano,
   r.cache_saved AS cache_saved_nano,
-  r.is_undercounted AS is_undercounted,
-  f.host_id AS host_id
+  r.is_undercounted AS is_undercounted
 FROM (
   SELECT
     c.*,
@@ -591,8 +620,109 @@ FROM (
       (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= c.at ORDER BY z.from_at DESC LIMIT 1), 0
     ) AS local_at
   FROM response_costs AS c
-) AS r
-LEFT JOIN files AS f ON f.id = r.owner_id >> 40;
+) AS r;
+
+-- Sums of responses by quarter of an hour, with the local time of the first: what reports sum that look within days.
+CREATE VIEW local_quarters AS
+SELECT
+  q.first_at AS at,
+  q.last_at AS last_at,
+  q.first_at + q.offset_ms AS local_at,
+  (q.first_at + q.offset_ms) / 86400000 AS local_day,
+  q.quarter AS quarter,
+  q.session_id AS session_id,
+  q.context_id AS context_id,
+  q.model_id AS model_id,
+  q.host_id AS host_id,
+  q.kind AS kind,
+  q.kind >> 5 & 1 AS is_sidechain,
+  q.parts AS parts,
+  q.responses AS responses,
+  q.undercounted_responses AS undercounted_responses,
+  q.input_tokens AS input_tokens,
+  q.output_tokens AS output_tokens,
+  q.cache_write_tokens AS cache_creation_tokens,
+  q.cache_write_1h_tokens AS cache_creation_1h_tokens,
+  q.cache_read_tokens AS cache_read_tokens,
+  q.input_tokens + q.output_tokens + q.cache_write_tokens + q.cache_read_tokens AS total_tokens,
+  q.web_searches AS web_searches,
+  q.recorded_nano AS recorded_nano,
+  q.input AS input_nano,
+  q.output AS output_nano,
+  q.cache_write AS cache_write_nano,
+  q.cache_read AS cache_read_nano,
+  q.web_search AS web_search_nano,
+  q.input + q.output + q.cache_write + q.cache_read + q.web_search AS cost_nano,
+  q.cache_saved AS cache_saved_nano
+FROM (
+  SELECT
+    u.*,
+    coalesce(
+      (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= u.first_at ORDER BY z.from_at DESC LIMIT 1), 0
+    ) AS offset_ms
+  FROM usage_quarters AS u
+) AS q;
+
+-- Sums of responses by local day: what most reports sum.
+CREATE VIEW local_days AS
+SELECT
+  d.first_at AS at,
+  d.last_at AS last_at,
+  d.day AS local_day,
+  d.session_id AS session_id,
+  d.model_id AS model_id,
+  d.host_id AS host_id,
+  d.kind AS kind,
+  d.parts AS parts,
+  d.responses AS responses,
+  d.undercounted_responses AS undercounted_responses,
+  d.input_tokens AS input_tokens,
+  d.output_tokens AS output_tokens,
+  d.cache_write_tokens AS cache_creation_tokens,
+  d.cache_write_1h_tokens AS cache_creation_1h_tokens,
+  d.cache_read_tokens AS cache_read_tokens,
+  d.input_tokens + d.output_tokens + d.cache_write_tokens + d.cache_read_tokens AS total_tokens,
+  d.web_searches AS web_searches,
+  d.recorded_nano AS recorded_nano,
+  d.input AS input_nano,
+  d.output AS output_nano,
+  d.cache_write AS cache_write_nano,
+  d.cache_read AS cache_read_nano,
+  d.web_search AS web_search_nano,
+  d.input + d.output + d.cache_write + d.cache_read + d.web_search AS cost_nano,
+  d.cache_saved AS cache_saved_nano
+FROM usage_days AS d;
+
+-- Sums of tool calls by quarter of an hour, with its local time; a response counts with its first call of the tool.
+CREATE VIEW local_tools AS
+SELECT
+  t.quarter AS quarter,
+  t.quarter * 900000 + coalesce(
+    (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= t.quarter * 900000 ORDER BY z.from_at DESC LIMIT 1), 0
+  ) AS local_at,
+  t.session_id AS session_id,
+  t.name AS name,
+  nullif(t.model_id, 0) AS model_id,
+  t.host_id AS host_id,
+  t.kind AS kind,
+  t.mcp_server AS mcp_server,
+  t.calls AS calls,
+  t.results AS results,
+  t.errors AS errors,
+  t.result_bytes AS result_bytes,
+  t.searches AS searches,
+  t.search_fee AS search_fee_nano,
+  t.parts AS parts,
+  t.responses AS responses,
+  t.undercounted_responses AS undercounted_responses,
+  t.input_tokens AS input_tokens,
+  t.output_tokens AS output_tokens,
+  t.cache_write_tokens AS cache_creation_tokens,
+  t.cache_read_tokens AS cache_read_tokens,
+  t.input_tokens + t.output_tokens + t.cache_write_tokens + t.cache_read_tokens AS total_tokens,
+  t.recorded_nano AS recorded_nano,
+  t.input + t.output + t.cache_write + t.cache_read + t.web_search AS cost_nano
+FROM usage_tools AS t;
 
 -- Tool calls with their local time: what the report on tools counts.
 CREATE VIEW local_calls AS

@@ -50,84 +50,64 @@ _EPOCH = date(1970, 1, 1)
 _CALENDAR_WEEKS = 53
 _LARGEST = 12
 
-# One pass over the responses: every number below but the calls of tools is a sum of these. Dropped with the snapshot.
-_HOURS = """
-CREATE TEMP TABLE hours AS
-SELECT
-  u.local_day AS day, u.local_at / 3600000 % 24 AS hour, u.session_id, u.context_id, u.is_sidechain, u.model_id,
-  min(u.at) AS first_at, max(u.at) AS last_at,
-  sum(u.input_tokens) AS input_tokens,
-  sum(u.output_tokens) AS output_tokens,
-  sum(u.cache_creation_tokens) AS cache_creation_tokens,
-  sum(u.cache_read_tokens) AS cache_read_tokens,
-  sum(u.total_tokens) AS total_tokens,
-  sum(u.cost_nano) AS cost_nano,
-  sum(u.cache_saved_nano) AS cache_saved_nano,
-  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens,
-  sum(u.responses) AS responses,
-  sum(u.is_undercounted) AS undercounted_responses
-FROM local_usage AS u
-{where}
-GROUP BY 1, 2, 3, 4, 5, 6
-"""
-
-_OLDEST = "SELECT min(u.local_day) FROM local_usage AS u {where}"
+_OLDEST = "SELECT min(u.local_day) FROM local_days AS u {where}"
 
 # Costs of what has a price; NULL where nothing has one.
-_COST = "sum(h.cost_nano) / 1e9 AS cost_usd, sum(h.unpriced_tokens) AS unpriced_tokens"
-_COUNTS = "sum(h.total_tokens) AS total_tokens, sum(h.responses) AS responses"
-_TOKENS = """sum(h.input_tokens) AS input_tokens, sum(h.output_tokens) AS output_tokens,
-  sum(h.cache_creation_tokens) AS cache_creation_tokens, sum(h.cache_read_tokens) AS cache_read_tokens"""
-_SAVED = "sum(h.cache_saved_nano) / 1e9 AS cache_saved_usd"
-_SESSIONS = "count(DISTINCT h.session_id) AS sessions"
-_TIMES = "min(h.first_at) AS first_at, max(h.last_at) AS last_at"
-_DAY = "date(h.day * 86400, 'unixepoch') AS day"
+_UNPRICED = "sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens"
+_COST = f"sum(u.cost_nano) / 1e9 AS cost_usd, {_UNPRICED}"
+_COUNTS = "sum(u.total_tokens) AS total_tokens, sum(u.responses) AS responses"
+_TOKENS = """sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens,
+  sum(u.cache_creation_tokens) AS cache_creation_tokens, sum(u.cache_read_tokens) AS cache_read_tokens"""
+_SAVED = "sum(u.cache_saved_nano) / 1e9 AS cache_saved_usd"
+_SESSIONS = "count(DISTINCT u.session_id) AS sessions"
+_TIMES = "min(u.at) AS first_at, max(u.last_at) AS last_at"
+_DAY = "date(u.local_day * 86400, 'unixepoch') AS day"
 _DEAREST = f"ORDER BY cost_usd DESC, total_tokens DESC, 1 LIMIT {_LARGEST}"
 
 _DAILY = f"""
 SELECT {_DAY}, m.name AS model, {_COST}, {_COUNTS}, {_TOKENS}, {_SAVED}, {_TIMES}
-FROM hours AS h
-JOIN models AS m ON m.id = h.model_id
-WHERE h.day BETWEEN ? AND ?
-GROUP BY h.day, m.id
-ORDER BY h.day, m.name
+FROM {{source}} AS u
+JOIN models AS m ON m.id = u.model_id
+{{where}}
+GROUP BY u.local_day, m.id
+ORDER BY u.local_day, m.name
 """
 _CALENDAR = f"""
 SELECT {_DAY}, {_COST}, {_COUNTS}, {_SESSIONS}, {_TIMES}
-FROM hours AS h
-WHERE h.day BETWEEN ? AND ?
-GROUP BY h.day
-ORDER BY h.day
+FROM {{source}} AS u
+{{where}}
+GROUP BY u.local_day
+ORDER BY u.local_day
 """
 # Day 0 was a Thursday.
 _WEEKDAYS = f"""
-SELECT (h.day + 3) % 7 AS weekday, h.hour AS hour, {_COST}, {_COUNTS}
-FROM hours AS h
-WHERE h.day BETWEEN ? AND ?
+SELECT (u.local_day + 3) % 7 AS weekday, u.local_at / 3600000 % 24 AS hour, {_COST}, {_COUNTS}
+FROM {{source}} AS u
+{{where}}
 GROUP BY 1, 2
 ORDER BY 1, 2
 """
 _TOTALS = f"""
 SELECT
-  {_COST}, {_COUNTS}, {_TOKENS}, {_SAVED}, {_SESSIONS}, {_TIMES}, count(DISTINCT h.day) AS days,
-  sum(h.undercounted_responses) AS undercounted_responses
-FROM hours AS h
-WHERE h.day BETWEEN ? AND ?
+  {_COST}, {_COUNTS}, {_TOKENS}, {_SAVED}, {_SESSIONS}, {_TIMES}, count(DISTINCT u.local_day) AS days,
+  sum(u.undercounted_responses) AS undercounted_responses
+FROM {{source}} AS u
+{{where}}
 """
 _MODELS = f"""
 SELECT m.name AS model, {_COST}, {_COUNTS}, {_TOKENS}, {_SESSIONS}
-FROM hours AS h
-JOIN models AS m ON m.id = h.model_id
-WHERE h.day BETWEEN ? AND ?
+FROM {{source}} AS u
+JOIN models AS m ON m.id = u.model_id
+{{where}}
 GROUP BY m.id
 ORDER BY cost_usd DESC, total_tokens DESC, 1
 """
 _PROJECTS = f"""
 SELECT p.path AS project, {_COST}, {_COUNTS}, {_SESSIONS}, {_TIMES}
-FROM hours AS h
-JOIN sessions AS s ON s.id = h.session_id
+FROM {{source}} AS u
+JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
-WHERE h.day BETWEEN ? AND ?
+{{where}}
 GROUP BY p.id
 {_DEAREST}
 """
@@ -135,55 +115,43 @@ _DEAREST_SESSIONS = f"""
 SELECT
   s.session_id AS session_id, s.title AS title, p.path AS project, s.prompt_count AS prompts,
   {_COST}, {_COUNTS}, {_TIMES}
-FROM hours AS h
-JOIN sessions AS s ON s.id = h.session_id
+FROM {{source}} AS u
+JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
-WHERE h.day BETWEEN ? AND ?
+{{where}}
 GROUP BY s.id
 {_DEAREST}
 """
 _NEWEST_SESSIONS = _DEAREST_SESSIONS.replace(_DEAREST, f"ORDER BY last_at DESC, 1 LIMIT {_LARGEST}")
 _AGENTS = f"""
 SELECT
-  CASE WHEN h.is_sidechain
+  CASE WHEN u.is_sidechain
     THEN coalesce(a.type, CASE WHEN x.agent LIKE 'acompact%' THEN 'compact' END, 'unknown')
   END AS agent,
-  count(DISTINCT CASE WHEN h.is_sidechain THEN h.session_id || ' ' || x.agent END) AS runs,
+  count(DISTINCT CASE WHEN u.is_sidechain THEN u.session_id || ' ' || x.agent END) AS runs,
   {_COST}, {_COUNTS}, {_SESSIONS}
-FROM hours AS h
-JOIN contexts AS x ON x.id = h.context_id
+FROM {{source}} AS u
+JOIN contexts AS x ON x.id = u.context_id
 LEFT JOIN agents AS a ON a.session_id = x.session_id AND a.agent = x.agent
-WHERE h.day BETWEEN ? AND ?
+{{where}}
 GROUP BY 1
 {_DEAREST}
 """
-# Without what the responses cost that call them, which takes `cm tools` most of its time.
 _TOOLS = f"""
-SELECT
-  c.name AS tool,
-  max(c.mcp_server) AS mcp_server,
-  count(*) AS calls,
-  coalesce(sum(c.is_error), 0) AS errors,
-  1.0 * sum(c.is_error) / count(c.is_error) AS error_rate,
-  max(CASE WHEN c.n = (c.timed + 1) / 2 THEN c.duration_ms END) AS median_ms,
-  max(CASE WHEN c.n = (c.timed * 95 + 99) / 100 THEN c.duration_ms END) AS p95_ms,
-  coalesce(sum(c.result_bytes), 0) AS result_bytes
-FROM (
-  SELECT
-    u.name, u.mcp_server, u.is_error, u.result_bytes, u.duration_ms,
-    row_number() OVER (PARTITION BY u.name ORDER BY u.duration_ms NULLS LAST) AS n,
-    count(u.duration_ms) OVER (PARTITION BY u.name) AS timed
-  FROM local_calls AS u
-  {{where}}
-) AS c
-GROUP BY c.name
+SELECT tool, mcp_server, calls, errors, error_rate, median_ms, p95_ms, result_bytes
+FROM ({{tools}})
 ORDER BY calls DESC, 1
 LIMIT {_LARGEST}
 """
+# To the millisecond: whole days, and responses of the day that has begun.
+_MOMENT_COLUMNS = "u.session_id, u.total_tokens, u.cost_nano, u.responses"
 _MOMENT = f"""
 SELECT {_COST}, {_COUNTS}, {_SESSIONS}
-FROM (SELECT u.*, CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END AS unpriced_tokens
-  FROM local_usage AS u {{where}}) AS h
+FROM (
+  SELECT {_MOMENT_COLUMNS} FROM local_days AS u {{days}}
+  UNION ALL
+  SELECT {_MOMENT_COLUMNS} FROM local_usage AS u {{rest}}
+) AS u
 """
 
 
@@ -210,9 +178,6 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
         hosts=_ids(connection, filters.hosts, wanted.hosts),
     )
     days = _days(connection, wanted, query, _EPOCH + timedelta(local_now // reports.DAY))
-    first = min(days.since, _calendar_start(days), _first_of_last_month(days.today))
-    condition = reports.condition(query._replace(since=_number(first) * reports.DAY))
-    connection.execute(_HOURS.format(where=condition))
     return {
         "version": __version__,
         "now": datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -232,21 +197,22 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
 def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) -> dict[str, Any]:
     """What the chosen days hold, and the calendar that ends with them."""
 
-    def rows(sql: str, since: date = days.since, until: date = days.until) -> list[Row]:
-        return fetch_dicts(connection, sql, (_number(since), _number(until)))
+    def rows(sql: str, since: date = days.since, until: date = days.until, source: str = "local_days") -> list[Row]:
+        limited = query._replace(since=_number(since) * reports.DAY, until=(_number(until) + 1) * reports.DAY)
+        return fetch_dicts(connection, sql.format(source=source, where=reports.condition(limited, source)))
 
     labels = _labels(connection)
     found: dict[str, Any] = {
         "totals": rows(_TOTALS)[0],
         "daily": rows(_DAILY),
         "calendar": rows(_CALENDAR, _calendar_start(days)),
-        "hours": rows(_WEEKDAYS),
+        "hours": rows(_WEEKDAYS, source="local_quarters"),
         "months": rows(_CALENDAR, _first_of_last_month(days.today), days.today),
         "models": rows(_MODELS),
         "projects": rows(_PROJECTS),
         "sessions": rows(_DEAREST_SESSIONS),
         "newest_sessions": rows(_NEWEST_SESSIONS),
-        "agents": rows(_AGENTS),
+        "agents": rows(_AGENTS, source="local_quarters"),
         "tools": _tools(connection, days, query),
         "hosts": _hosts(connection, days, query),
     }
@@ -273,7 +239,7 @@ def _days(connection: sqlite3.Connection, wanted: Wanted, query: reports.Query, 
     since = wanted.since or ("" if wanted.until else SINCE)
     last = filters.last_day(wanted.until, today) if wanted.until else today
     if since in ("", EVERYTHING):
-        (oldest,) = connection.execute(_OLDEST.format(where=reports.condition(query))).fetchone()
+        (oldest,) = connection.execute(_OLDEST.format(where=reports.condition(query, "local_days"))).fetchone()
         first = min(last, _EPOCH + timedelta(oldest)) if oldest is not None else last
     else:
         first = filters.first_day(since, today)
@@ -362,8 +328,10 @@ def _periods(connection: sqlite3.Connection, query: reports.Query, days: Days, n
 
 def _sum(connection: sqlite3.Connection, query: reports.Query, since: int, until: int) -> Row:
     """What was used in a span of local time, to the millisecond."""
-    condition = reports.condition(query._replace(since=since, until=until))
-    (row,) = fetch_dicts(connection, _MOMENT.format(where=condition))
+    day = until // reports.DAY * reports.DAY
+    days = reports.condition(query._replace(since=since, until=day), "local_days")
+    rest = reports.condition(query._replace(since=max(since, day), until=until))
+    (row,) = fetch_dicts(connection, _MOMENT.format(days=days, rest=rest))
     return row
 
 
@@ -386,8 +354,8 @@ def _within(query: reports.Query, days: Days) -> reports.Query:
 
 
 def _tools(connection: sqlite3.Connection, days: Days, query: reports.Query) -> list[Row]:
-    query = _within(query, days)
-    return fetch_dicts(connection, _TOOLS.format(where=reports.condition(query)))
+    report = reports.REPORTS["tools"]
+    return fetch_dicts(connection, _TOOLS.format(tools=reports.sql(report, _within(query, days))))
 
 
 def _health(connection: sqlite3.Connection) -> dict[str, Any]:
