@@ -186,6 +186,14 @@ def touch_responses(connection: sqlite3.Connection) -> None:
     connection.execute(_TOUCH_QUARTERS)
 
 
+def touch_shard(connection: sqlite3.Connection) -> None:
+    """Marks the rows that sum what was copied from the attached shard, which was derived there."""
+    for table, touched, at in (("responses", "quarters", "at"), ("tool_calls", "tools", "started_at")):
+        connection.execute(
+            f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT session_id, {at} / {QUARTER} FROM shard.{table}"
+        )
+
+
 def derive(connection: sqlite3.Connection) -> None:
     """Makes the marked rows anew, and those of what is touched; not while an index is loaded."""
     if connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 
-from . import accounting, rows, transcripts
+from . import accounting, rollups, rows, transcripts
 from .privacy import Tombstones
 
 TYPE_CHECKING = False
@@ -162,6 +162,8 @@ def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
     execute("DELETE FROM session_relations WHERE parent_id IN (SELECT id FROM forgotten WHERE is_all)")
     columns = rows.AGENT_COLUMNS
     execute(f"INSERT INTO main.agents ({columns}) SELECT {columns} FROM shard.agents WHERE true{rows.BETTER_AGENT}")
+    if not is_loading:
+        rollups.touch_shard(connection)
     return int(added)
 
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger import refresh
 
-from indexer import config, metrics, prices, reports, rollups, store, zones
+from indexer import config, metrics, pool, prices, reports, rollups, store, zones
 from indexer.check import check
 from indexer.erasure import forget
 from indexer.merge import merge
@@ -282,6 +282,18 @@ def sums_of(row: Record) -> tuple[Any, ...]:
 
 
 # What a person would notice
+
+
+def test_what_processes_add_to_an_index_is_in_its_sums(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        if number == 4:
+            refresh()
+            monkeypatch.setattr(pool, "BULK", 0)
+        session = f"5e551000-0000-4000-8000-{number:012}"
+        called = tool_use("Read")
+        write(home.transcript(session), [assistant(called), tool_result(called["id"])])
+    assert refresh_index(workers=2).files_parsed == 8
+    assert_sums_are_right()
 
 
 def test_a_wrong_sum_is_found_by_check_and_mended_by_a_full_refresh(index: sqlite3.Connection) -> None:
