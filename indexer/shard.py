@@ -158,8 +158,6 @@ def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
         execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM shard.{table}")
     for table in (*_SHARED, *_DERIVED):
         execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
-    # Which sessions are forgotten, a shard does not know.
-    execute("DELETE FROM session_relations WHERE parent_id IN (SELECT id FROM forgotten WHERE is_all)")
     columns = rows.AGENT_COLUMNS
     execute(f"INSERT INTO main.agents ({columns}) SELECT {columns} FROM shard.agents WHERE true{rows.BETTER_AGENT}")
     if not is_loading:
