@@ -152,6 +152,8 @@ def test_a_hundred_thousand_brackets_and_numbers_that_are_none(history: Home, ru
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="only with two cores there are worker processes")
 def test_a_worker_that_runs_out_of_memory_loses_its_file_for_this_run_only(history: Home):
     """Whether it gets a MemoryError, or dies of it."""
+    refresh()  # what an index is made with may take more than a worker has
+    write(history.transcript("small"), [assistant(sessionId="small")])
     path = write(history.transcript("big"), [user("x" * 40 * MB, sessionId="big")])
     command = [sys.executable, "-m", "indexer", "refresh", "--json"]
     done = subprocess.run(
@@ -164,7 +166,7 @@ def test_a_worker_that_runs_out_of_memory_loses_its_file_for_this_run_only(histo
     )
     assert done.returncode == 3, done.stderr
     found = json.loads(done.stdout)
-    assert (found["files_parsed"], found["files_failed"], list(found["failures"])) == (8, 1, [str(path)])
+    assert (found["files_parsed"], found["files_failed"], list(found["failures"])) == (1, 1, [str(path)])
     assert str(path) in done.stderr
     assert "tried again next time" in done.stderr
     assert refresh().files_parsed == 1
