@@ -114,7 +114,8 @@ def use(connection: sqlite3.Connection, zone: str | None) -> None:
     """Makes this connection's local days those of another zone; the index itself is not changed."""
     (first, last) = connection.execute("SELECT (SELECT min(at) FROM records), (SELECT max(at) FROM records)").fetchone()
     now = int(time.time() * 1000)
-    rows = offsets(zone, min(first or now, now), max(last or now, now) + STEP)
+    # From midnight: a beginning within a quarter of an hour would count as a change there.
+    rows = offsets(zone, min(first or now, now) // rollups.DAY * rollups.DAY, max(last or now, now) + STEP)
     connection.execute("CREATE TEMP TABLE zone_offsets (from_at INTEGER PRIMARY KEY, offset_ms INTEGER NOT NULL)")
     connection.executemany("INSERT INTO temp.zone_offsets VALUES (?, ?)", rows)
     marks = ", ".join("?" * len(LOCAL_VIEWS))
