@@ -245,7 +245,7 @@ KEYS: dict[str, Callable[[Record], Any]] = {
     "daily": lambda response: str(response["time"].date()),
     "weekly": lambda response: str(response["time"].date() - timedelta(response["time"].weekday())),
     "monthly": lambda response: response["time"].strftime("%Y-%m"),
-    "hourly": lambda response: response["time"].replace(minute=0).isoformat(timespec="minutes"),
+    "hourly": lambda response: f"{response['time']:%Y-%m-%dT%H:00}{response['time'].isoformat()[-6:]}",
     "sessions": lambda response: response["session_id"],
     "projects": lambda response: response["project"],
     "models": lambda response: response["model"],

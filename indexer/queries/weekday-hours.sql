@@ -5,6 +5,6 @@ SELECT
   sum(u.responses) AS responses,
   sum(u.output_tokens) AS output_tokens,
   round(sum(u.cost_nano) / 1e9, 4) AS cost_usd
-FROM local_usage AS u
+FROM local_quarters AS u
 GROUP BY (u.local_day + 3) % 7, hour
 ORDER BY (u.local_day + 3) % 7, hour
