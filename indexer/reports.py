@@ -118,7 +118,15 @@ _PARTITIONS = {
     "user": ("(SELECT user FROM hosts WHERE id = u.host_id)", "o.user"),
 }
 
-# Sessions that a session goes on from, or has responses in common with.
+# Sessions that a session goes on from, the nearest as the view `relations` ranks them, or has responses in common with.
+# Not joined: that would be done for every response.
+_NEAREST = """(
+    SELECT w.{column}
+    FROM session_relations AS w
+    WHERE w.session_id = u.session_id AND w.kind <> 'shared'
+    ORDER BY w.kind = 'continued', w.shared_until DESC, w.parent
+    LIMIT 1
+  )"""
 _FORKED_FROM = """(
     SELECT json_group_array(w.parent) FROM session_relations AS w WHERE w.session_id = u.session_id AND w.kind = 'fork'
   )"""
@@ -224,8 +232,8 @@ REPORTS = {
             "s.title AS title",
             _FIRST_AT,
             _LAST_AT,
-            "v.parent AS parent",
-            "v.relation AS relation",
+            f"{_NEAREST.format(column='parent')} AS parent",
+            f"{_NEAREST.format(column='kind')} AS relation",
             "k.shared_count AS shared_responses",
             f"{_SHARED_WITH} AS shared_with",
             f"{_FORKED_FROM} AS forked_from",
@@ -235,8 +243,7 @@ REPORTS = {
         order="max(u.last_at), 1",
         is_timeline=True,
         omits=("sessions",),
-        joins=f"{_OF_SESSION}\nLEFT JOIN session_facts AS k ON k.session_id = u.session_id\n"
-        "LEFT JOIN relations AS v ON v.session_id = s.session_id AND v.rank = 1 AND v.relation <> 'shared'",
+        joins=f"{_OF_SESSION}\nLEFT JOIN session_facts AS k ON k.session_id = u.session_id",
     ),
     "projects": _ranking(
         "project_usage",

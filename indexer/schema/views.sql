@@ -252,8 +252,20 @@ SELECT
   s.title AS title,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(u.at) / 1000.0, 'unixepoch') AS first_at,
   strftime('%Y-%m-%dT%H:%M:%fZ', max(u.last_at) / 1000.0, 'unixepoch') AS last_at,
-  v.parent AS parent,
-  v.relation AS relation,
+  (
+    SELECT w.parent
+    FROM session_relations AS w
+    WHERE w.session_id = u.session_id AND w.kind <> 'shared'
+    ORDER BY w.kind = 'continued', w.shared_until DESC, w.parent
+    LIMIT 1
+  ) AS parent,
+  (
+    SELECT w.kind
+    FROM session_relations AS w
+    WHERE w.session_id = u.session_id AND w.kind <> 'shared'
+    ORDER BY w.kind = 'continued', w.shared_until DESC, w.parent
+    LIMIT 1
+  ) AS relation,
   k.shared_count AS shared_responses,
   (
     SELECT json_group_array(x.other)
@@ -292,7 +304,6 @@ JOIN models AS m ON m.id = u.model_id
 JOIN sessions AS s ON s.id = u.session_id
 JOIN projects AS p ON p.id = s.project_id
 LEFT JOIN session_facts AS k ON k.session_id = u.session_id
-LEFT JOIN relations AS v ON v.session_id = s.session_id AND v.rank = 1 AND v.relation <> 'shared'
 GROUP BY u.session_id;
 
 -- One row per project.
