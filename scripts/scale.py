@@ -120,12 +120,13 @@ def _cm(directory: Path, *arguments: str) -> tuple[Any, Needed]:
     started = time.perf_counter()
     with subprocess.Popen(command, env=os.environ | places, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        found = json.loads(process.stdout.read())
+        said = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
     seconds = time.perf_counter() - started
-    return found, Needed(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    return json.loads(said), Needed(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def _compare(directory: Path, engines: Sequence[str], truths: Mapping[int, Any]) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from builders import append, assistant, tool_result, tool_use, usage, user, write
 from conftest import RunCm
+from hosts import index_of_merged
+from hosts import machines as some_machines
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ledger import forget, health, refresh, rows
@@ -390,6 +392,16 @@ def test_a_machine_without_transcripts_of_its_own_gathers_those_of_others(machin
     assert json.loads(stats.stdout)["messages_count"] == 2
     indexes = "SELECT count(*) AS n FROM sqlite_schema WHERE type = 'index' AND name = 'responses_at'"
     assert rows(indexes) == [{"n": 1}]
+
+
+def test_of_many_machines_a_few_are_named(tmp_path, run_cm: RunCm):
+    team = some_machines(tmp_path, [f"host-{n}" for n in range(8)])
+    for machine in team:
+        write(machine.home.transcript(), [assistant()])
+        machine.index()
+    merged = index_of_merged(team, tmp_path / "merged.db")
+    done = run_cm("stats", "--no-refresh", "--db", merged, env={"CLAUDE_CONFIG_DIR": str(team[0].home.root)})
+    assert done.stderr.endswith("dev@host-4, dev@host-5, 2 more\n")
 
 
 def test_a_damaged_copy_changes_nothing(machines: Machines, run_cm: RunCm):

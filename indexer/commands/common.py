@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+# Others in the index than those that a command is about: a team's are many.
+_NAMED = 5
+
 
 def sharing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """For commands that give what is in the index to others."""
@@ -80,7 +83,8 @@ def _mention_other_roots(connection: sqlite3.Connection, roots: Sequence[str]) -
     shown = [store.display_path(root) for root in roots]
     others = [root for root in hosts.roots(connection) if root not in shown] + hosts.others(connection)
     if others:
-        say(f"the index also holds the history of {', '.join(others)}")
+        rest = [f"{len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
+        say(f"the index also holds the history of {', '.join(others[:_NAMED] + rest)}")
 
 
 def tokens_of(item: dict[str, Any]) -> str:
