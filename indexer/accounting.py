@@ -214,7 +214,16 @@ UPDATE sessions SET
     (
       SELECT r.text
       FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
-      WHERE c.session_id = sessions.id AND r.type_id = :summary AND r.text IS NOT NULL
+      WHERE
+        c.session_id = sessions.id AND r.type_id = :summary AND r.text IS NOT NULL
+        -- Older versions wrote into a transcript what they thought of others.
+        AND (
+          r.parent_uuid IS NULL
+          OR EXISTS (
+            SELECT 1 FROM records AS l JOIN contexts AS x ON x.id = l.context_id
+            WHERE l.uuid = r.parent_uuid AND x.session_id = sessions.id
+          )
+        )
       ORDER BY r.at DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
     ),
     (

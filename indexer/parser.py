@@ -326,7 +326,7 @@ class Parser:
                 at,
                 flags,
                 uuid,
-                record.parent_uuid or None,
+                record.parent_uuid or (kind == "summary" and record.leaf_uuid) or None,
                 None if uuid else digest(bytes(line).strip()),
                 block,
                 model_id,

@@ -191,6 +191,7 @@ class Record(Struct, gc=False, rename="camel"):
     data: Progress | None = None
     operation: Text = None
     summary: Text = None
+    leaf_uuid: Text = None
     ai_title: Text = None
     custom_title: Text = None
     agent_name: Text = None

@@ -17,7 +17,8 @@ from indexer import config, sessions, store
 from indexer.refresh import refresh as refresh_only
 
 OTHER = "5e551000-0000-4000-8000-000000000002"
-SUMMARY = {"type": "summary", "summary": "Summary", "leafUuid": "x"}
+PROMPT = user("P.")
+SUMMARY = {"type": "summary", "summary": "Summary", "leafUuid": PROMPT["uuid"]}
 FACTS = "turns tools tool_errors files pull_requests compactions interruptions api_errors model_changes".split()
 
 
@@ -105,11 +106,12 @@ def test_what_is_gone_stays_counted(home: Home) -> None:
     [
         pytest.param([user("Prompt.")], "Prompt.", id="the first prompt"),
         pytest.param([user("Prompt."), user("Later.")], "Prompt.", id="not a later one"),
-        pytest.param([user("P."), SUMMARY], "Summary", id="a summary"),
+        pytest.param([PROMPT, SUMMARY], "Summary", id="a summary"),
         pytest.param(
-            [user("P."), title("Titled"), SUMMARY],
+            [PROMPT, title("Titled"), SUMMARY],
             "Titled", id="a title before a summary",
         ),
+        pytest.param([user("Mine."), SUMMARY], "Mine.", id="not the summary of another session"),
         pytest.param([title("Early"), user("P."), title("Late")], "Late", id="the last title"),
         pytest.param(
             [title("By AI"), {"type": "custom-title", "customTitle": "Mine", "sessionId": SESSION}],
