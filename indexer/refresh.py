@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import checkpoint, config, hosts, pricing, rollups, store, zones
+from . import checkpoint, config, hosts, pricing, store, zones
 from .checkpoint import GROWN, SUSPECT, UNCHANGED, Checkpoint
 from .discovery import Discovery, Found
 from .errors import CmError, PriceError
@@ -198,6 +198,8 @@ def _refresh(
     if is_complete:
         writer.finish()
         if full:
+            from . import rollups
+
             store.transaction(connection, lambda: rollups.sum_all(connection))
     else:
         writer.stop()

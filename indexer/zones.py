@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import config, rollups, settings
+from . import config, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def update(connection: sqlite3.Connection) -> None:
     """Makes the index's local days those of the settings, if these changed. Raises BadInput: there is no such zone."""
     if is_current(connection):
         return
+    from . import rollups
     from .store import transaction
 
     stamp, rows = _stamp(), offsets(config.timezone())
@@ -112,6 +113,8 @@ def update(connection: sqlite3.Connection) -> None:
 
 def use(connection: sqlite3.Connection, zone: str | None) -> None:
     """Makes this connection's local days those of another zone; the index itself is not changed."""
+    from . import rollups
+
     (first, last) = connection.execute("SELECT (SELECT min(at) FROM records), (SELECT max(at) FROM records)").fetchone()
     now = int(time.time() * 1000)
     # From midnight: a beginning within a quarter of an hour would count as a change there.
