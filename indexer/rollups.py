@@ -36,13 +36,15 @@ SELECT t.session_id, (t.quarter * {QUARTER} + e.ms + coalesce(
 FROM temp.touched_quarters AS t
 CROSS JOIN (SELECT 0 AS ms UNION ALL SELECT {QUARTER - 1}) AS e
 """
-_CALLS = f"INSERT OR IGNORE INTO temp.touched_tools SELECT session_id, started_at / {QUARTER} FROM tool_calls WHERE "
-_TOUCH_TOOLS = (
-    f"{_CALLS} id IN (SELECT id FROM temp.touched_calls)",
-    f"{_CALLS} response_id IN (SELECT id FROM temp.touched_responses)",
-    # The first call of a response may be another now.
-    f"{_CALLS} response_id IN (SELECT response_id FROM tool_calls WHERE id IN (SELECT id FROM temp.touched_calls))",
+# All calls of a response: the first of them may be another now.
+_TOUCH_TOOLS = f"""
+INSERT OR IGNORE INTO temp.touched_tools
+SELECT session_id, started_at / {QUARTER} FROM tool_calls
+WHERE id IN (SELECT id FROM temp.touched_calls) OR response_id IN (
+  SELECT id FROM temp.touched_responses
+  UNION SELECT response_id FROM tool_calls WHERE id IN (SELECT id FROM temp.touched_calls)
 )
+"""
 
 _TOKENS = (
     "input_tokens", "output_tokens", "cache_write_tokens", "cache_write_1h_tokens", "cache_read_tokens", "web_searches",
@@ -89,27 +91,27 @@ _CALLED = """(
   FROM {calls}
   JOIN files AS f ON f.id = t.record_id >> 40
   LIMIT -1
-) AS t"""
+) AS c"""
 _OF_CALLS = """
-  max(t.mcp_server), count(*), count(t.is_error), coalesce(sum(t.is_error), 0), coalesce(sum(t.result_bytes), 0),
-  sum(t.web_searches)
+  max({row}.mcp_server), count(*), count({row}.is_error), coalesce(sum({row}.is_error), 0),
+  coalesce(sum({row}.result_bytes), 0), sum({row}.web_searches)
 """
 _TOOLS = f"""
 SELECT
-  t.started_at / {QUARTER} AS quarter, t.session_id, t.name, u.model_id, t.host_id, u.at / {DAY} AS day, u.kind,
-  {_OF_CALLS}, {{fee}},
-  sum(t.is_first), sum(t.is_first * (u.part = 0)), sum(t.is_first * u.is_undercounted),
-  {", ".join(f"sum(t.is_first * u.{name})" for name in _TOKENS)}, {{costs}}
+  c.started_at / {QUARTER} AS quarter, c.session_id, c.name, u.model_id, c.host_id, u.at / {DAY} AS day, u.kind,
+  {_OF_CALLS.format(row="c")}, {{fee}},
+  sum(c.is_first), sum(c.is_first * (u.part = 0)), sum(c.is_first * u.is_undercounted),
+  {", ".join(f"sum(c.is_first * u.{name})" for name in _TOKENS)}, {{costs}}
 FROM {_CALLED}
-CROSS JOIN {{source}} ON u.id = t.response_id
+CROSS JOIN {{source}} ON u.id = c.response_id
 GROUP BY 1, 2, 3, 4, 5, 6, 7
 """
-_PRICED_FIRST = ", ".join(f"sum(t.is_first * u.{name})" for name in _COSTS)
-_FEE = "sum(t.web_searches * coalesce(u.web_search / u.web_searches, u.web_search))"
+_PRICED_FIRST = ", ".join(f"sum(c.is_first * u.{name})" for name in _COSTS)
+_FEE = "sum(c.web_searches * coalesce(u.web_search / u.web_searches, u.web_search))"
 _TOOLS_OF_NOTHING = f"""
 SELECT
   t.started_at / {QUARTER}, t.session_id, t.name, 0, f.host_id, 0, 0,
-  {_OF_CALLS}, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, {_UNPRICED}
+  {_OF_CALLS.format(row="t")}, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, {_UNPRICED}
 FROM {{calls}}
 JOIN files AS f ON f.id = t.record_id >> 40
 WHERE NOT EXISTS (SELECT 1 FROM responses AS r WHERE r.id = t.response_id)
@@ -177,8 +179,7 @@ LIMIT 1
 
 def touch_calls(connection: sqlite3.Connection) -> None:
     """Marks the rows that sum the touched tool calls as they are now; asked before these change, and after."""
-    for sql in _TOUCH_TOOLS:
-        connection.execute(sql)
+    connection.execute(_TOUCH_TOOLS)
 
 
 def touch_responses(connection: sqlite3.Connection) -> None:
