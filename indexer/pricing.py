@@ -28,6 +28,14 @@ WHERE
 GROUP BY d.price_id
 """
 
+# By which rates each model is priced, and from when to when.
+_RATES = """
+SELECT d.model_id, min(d.day), max(d.day), d.long_context_above, p.*
+FROM daily_prices AS d
+LEFT JOIN rates AS p ON p.price_id = d.price_id
+GROUP BY d.model_id, p.id
+"""
+
 # It begins with the days without a price, which are few, where a view would work out what every response cost.
 _UNPRICED = """
 SELECT
@@ -86,6 +94,7 @@ def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> N
     from .store import insert, transaction
 
     def replace() -> None:
+        before = set(connection.execute(_RATES))
         for table in ("rates", "prices"):
             connection.execute(f"DELETE FROM {table}")
         connection.executemany(insert("prices", ", ".join(_columns(connection, "prices")), ""), map(_row, rows))
@@ -95,7 +104,9 @@ def _replace(connection: sqlite3.Connection, rows: list[Price], stamp: str) -> N
         named = [(prices.canonical(name), model_id) for model_id, name in models]
         connection.executemany("UPDATE models SET canonical = ? WHERE id = ?", named)
         accounting.price_days(connection)
-        rollups.price(connection)
+        changed = {row[0] for row in before.symmetric_difference(connection.execute(_RATES))}
+        if changed:
+            rollups.price(connection, changed)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('prices', ?)", (stamp,))
 
     transaction(connection, replace)

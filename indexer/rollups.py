@@ -11,6 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable
 
 DAY, QUARTER = 86_400_000, 900_000
 
@@ -148,12 +149,13 @@ SET (input, output, cache_write, cache_read, web_search, cache_saved{{column}}) 
     - q.cache_read_tokens * p.cache_read_num{{value}}
   FROM {_RATE}
 )
+{{where}}
 """
 _TOUCH_ROUNDED = f"""
 INSERT OR IGNORE INTO temp.{{touched}}
 SELECT q.session_id, q.quarter
 FROM {{table}} AS q
-WHERE EXISTS (SELECT 1 FROM {_RATE} AND NOT ({_IS_WHOLE}))
+{{where}} AND EXISTS (SELECT 1 FROM {_RATE} AND NOT ({_IS_WHOLE}))
 """
 _TABLES = (
     {"table": "usage_quarters", "touched": "touched_quarters", "day": "q.quarter / 96", "column": "", "value": ""},
@@ -245,7 +247,7 @@ def sum_all(connection: sqlite3.Connection) -> None:
     _insert(connection, "usage_quarters", _QUARTERS.format(source=source, costs=_UNPRICED))
     _insert(connection, "usage_tools", _TOOLS.format(calls=calls, source=source, fee="NULL", costs=_UNPRICED))
     _insert(connection, "usage_tools", _TOOLS_OF_NOTHING.format(calls=calls))
-    price(connection)
+    price(connection, [model for (model,) in connection.execute("SELECT id FROM models")])
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('rollups', '1')")
 
 
@@ -264,13 +266,14 @@ def is_odd(connection: sqlite3.Connection) -> bool:
     return connection.execute(_IS_ODD).fetchone() is not None
 
 
-def price(connection: sqlite3.Connection) -> None:
-    """Gives all rows the costs of prices that changed."""
+def price(connection: sqlite3.Connection, models: Iterable[int]) -> None:
+    """Gives all rows of models the costs of prices that changed."""
+    where = f"WHERE q.model_id IN ({', '.join(map(str, models))})"
     for sql in TOUCHED:
         connection.execute(sql)
     for table in _TABLES:
-        connection.execute(_NEW_PRICE.format(**table))
-        connection.execute(_TOUCH_ROUNDED.format(**table))
+        connection.execute(_NEW_PRICE.format(**table, where=where))
+        connection.execute(_TOUCH_ROUNDED.format(**table, where=where))
     _sum_touched(connection)
     _forget_touched(connection)
     sum_days(connection)
