@@ -91,6 +91,7 @@ def test_workers_know_modules_of_their_own_wherever_they_are_started(
     for name in ("indexer", "apsw", "pickle"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # which may be relative
     monkeypatch.setattr(pool, "BULK", 0)
     assert refresh(workers=2).files_failed == 0
 
