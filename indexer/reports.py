@@ -143,8 +143,8 @@ _SHARED_WITH = """(
 
 # A percentile is the smallest duration that so many per cent are not above. A response that calls a tool twice counts
 # once for it; one that calls two tools, once for each.
-_TOOLS = """
-WITH durations AS (
+_PERCENTILES = """
+durations AS (
   SELECT
     {keys}, u.duration_ms,
     row_number() OVER (PARTITION BY {partition} ORDER BY u.duration_ms) AS n,
@@ -159,6 +159,31 @@ WITH durations AS (
   FROM durations
   GROUP BY {names}
 )
+"""
+# The same of all calls, a third of the time: numbered in the order of an index that has all it takes.
+_PERCENTILES_OF_ALL = """
+totals AS MATERIALIZED (
+  SELECT tool, total, sum(total) OVER (ORDER BY tool) - total AS before
+  FROM (
+    SELECT t.name AS tool, count(max(t.ended_at - t.started_at, 0)) AS total FROM tool_calls AS t GROUP BY t.name
+  )
+), places AS MATERIALIZED (
+  SELECT before + (total + 1) / 2 AS n FROM totals UNION SELECT before + (total * 95 + 99) / 100 FROM totals
+), durations AS (
+  SELECT
+    t.name AS tool, max(t.ended_at - t.started_at, 0) AS duration_ms,
+    row_number() OVER (ORDER BY t.name, max(t.ended_at - t.started_at, 0)) AS n
+  FROM tool_calls AS t
+  WHERE max(t.ended_at - t.started_at, 0) IS NOT NULL
+), percentiles AS (
+  SELECT tool, min(duration_ms) AS median_ms, max(duration_ms) AS p95_ms
+  FROM durations
+  WHERE n IN (SELECT n FROM places)
+  GROUP BY tool
+)
+"""
+_TOOLS = """
+WITH {percentiles}
 SELECT
   {columns},
   sum(u.calls) AS calls,
@@ -322,21 +347,25 @@ def sql(report: Report, query: Query = EVERYTHING) -> str:
     if report.form is blocks.FORM:
         text = _blocks(query, parts, sums, names)
     else:
-        text = (report.form or _FORM).format(**parts, **_durations(query, names))
+        text = (report.form or _FORM).format(**parts, **_percentiles(query, names))
     first = _CONFIGURED if query.start_of_week is None else str(query.start_of_week)
     return "\n".join(line for line in text.replace("{start_of_week}", first).splitlines() if line.strip())
 
 
-def _durations(query: Query, splits: Sequence[str]) -> dict[str, str]:
-    """What the report on tools has besides: the calls among which percentiles are found, and which are whose."""
+def _percentiles(query: Query, splits: Sequence[str]) -> dict[str, str]:
+    """What the report on tools has besides: the percentiles of the calls it is about, and which are whose."""
     partitions = {name: _PARTITIONS[name] for name in ("tool", *splits) if name in _PARTITIONS}
-    timed = ["u.duration_ms IS NOT NULL", *_of_times(query), *_of_usage(query)]
+    conditions = [*_of_times(query), *_of_usage(query)]
+    form = _PERCENTILES if conditions or len(partitions) > 1 else _PERCENTILES_OF_ALL
+    percentiles = form.format(
+        keys=", ".join(f"{column} AS {name}" for name, (column, _) in partitions.items()),
+        partition=", ".join(column for column, _ in partitions.values()),
+        names=", ".join(partitions),
+        where_calls=_condition(["u.duration_ms IS NOT NULL", *conditions]),
+    )
     return {
-        "keys": ", ".join(f"{column} AS {name}" for name, (column, _) in partitions.items()),
-        "partition": ", ".join(column for column, _ in partitions.values()),
-        "names": ", ".join(partitions),
+        "percentiles": percentiles.strip(),
         "same": " AND ".join(f"d.{name} IS {column}" for name, (_, column) in partitions.items()),
-        "where_calls": _condition(timed),
     }
 
 

@@ -21,7 +21,7 @@ from indexer.web import dashboard, session
 LARGE = {"records", "record_usage", "responses", "tool_uses", "tool_results", "tool_calls", "passages", "contexts"}
 # What reads all of one of these, and may.
 ALLOWED = {
-    "WITH durations AS": "a percentile is one of all calls of a tool, read in the order of an index of durations",
+    "durations AS (": "a percentile is one of all calls of a tool, read in the order of an index of durations",
     "SELECT * FROM [tool_usage]": "the same",
     "SELECT count(*) FROM records": "SQLite counts the entries of an index, and looks at none",
     "HAVING NOT max(u.record_id": "`cm status` tells which numbers have no source left, of all there ever were",

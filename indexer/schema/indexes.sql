@@ -24,8 +24,8 @@ CREATE INDEX IF NOT EXISTS responses_implausible ON responses (id) WHERE flags &
 CREATE INDEX IF NOT EXISTS tool_calls_response ON tool_calls (response_id) WHERE web_searches > 0;
 -- Which calls a response makes; the first of them of each tool.
 CREATE INDEX IF NOT EXISTS tool_calls_caller ON tool_calls (response_id, name, started_at);
--- How long calls of a tool take.
-CREATE INDEX IF NOT EXISTS tool_calls_duration ON tool_calls (name, max(ended_at - started_at, 0));
+-- How long calls of a tool take; with what that is of, or SQLite would look it up in the table.
+CREATE INDEX IF NOT EXISTS tool_calls_duration ON tool_calls (name, max(ended_at - started_at, 0), ended_at, started_at);
 -- Tool calls of a session, of a tool, and the newest.
 CREATE INDEX IF NOT EXISTS tool_calls_started_at ON tool_calls (started_at);
 CREATE INDEX IF NOT EXISTS tool_calls_session ON tool_calls (session_id, started_at);

@@ -459,19 +459,23 @@ GROUP BY x.plugin;
 
 -- One row per tool: its calls, and the usage of the responses that call it.
 CREATE VIEW tool_usage AS
-WITH durations AS (
+WITH totals AS MATERIALIZED (
+  SELECT tool, total, sum(total) OVER (ORDER BY tool) - total AS before
+  FROM (
+    SELECT t.name AS tool, count(max(t.ended_at - t.started_at, 0)) AS total FROM tool_calls AS t GROUP BY t.name
+  )
+), places AS MATERIALIZED (
+  SELECT before + (total + 1) / 2 AS n FROM totals UNION SELECT before + (total * 95 + 99) / 100 FROM totals
+), durations AS (
   SELECT
-    u.name AS tool, u.duration_ms,
-    row_number() OVER (PARTITION BY u.name ORDER BY u.duration_ms) AS n,
-    count(*) OVER (PARTITION BY u.name) AS total
-  FROM local_calls AS u
-  WHERE u.duration_ms IS NOT NULL
+    t.name AS tool, max(t.ended_at - t.started_at, 0) AS duration_ms,
+    row_number() OVER (ORDER BY t.name, max(t.ended_at - t.started_at, 0)) AS n
+  FROM tool_calls AS t
+  WHERE max(t.ended_at - t.started_at, 0) IS NOT NULL
 ), percentiles AS (
-  SELECT
-    tool,
-    max(CASE WHEN n = (total + 1) / 2 THEN duration_ms END) AS median_ms,
-    max(CASE WHEN n = (total * 95 + 99) / 100 THEN duration_ms END) AS p95_ms
+  SELECT tool, min(duration_ms) AS median_ms, max(duration_ms) AS p95_ms
   FROM durations
+  WHERE n IN (SELECT n FROM places)
   GROUP BY tool
 )
 SELECT
