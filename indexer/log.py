@@ -6,6 +6,7 @@ import os
 import sys
 
 from . import config, private
+from .errors import CmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ SLOW_SECONDS = 1.0
 _NAME = "cm"
 _DEFAULT_LEVEL = "INFO"
 _is_verbose = False
+_last_patterns: tuple[str, ...] = ()
 
 
 def show_on_stderr() -> None:
@@ -53,11 +55,21 @@ def logger() -> logging.Logger:
 
 def _masked(record: logging.LogRecord) -> bool:
     """What is not to be stored is not logged, either: a path or an error may hold it."""
-    if patterns := config.patterns():
+    if patterns := _patterns():
         from .redaction import redactor
 
         record.msg, record.args = redactor(patterns).mask_text(record.getMessage()), ()
     return True
+
+
+def _patterns() -> tuple[str, ...]:
+    """What is masked; also while the configuration has a mistake, which is itself told here."""
+    from contextlib import suppress
+
+    global _last_patterns
+    with suppress(CmError):
+        _last_patterns = config.patterns()
+    return _last_patterns
 
 
 def _file() -> logging.Handler:
