@@ -367,23 +367,30 @@ def test_it_takes_less_than_100_ms_on_an_index_of_10_000_transcripts(home, run_c
     with closing(store.open_writer(str(db))) as connection:
         accounting.price_days(connection, "SELECT DISTINCT model_id, at / 86400000 AS day FROM responses")
         rollups.sum_all(connection)
-    environment = clean_environment()
-    times = []
-    for _ in range(10):  # the machine may be busy: the best counts, and not what it spent on others
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-m", "indexer", "statusline"],
-            input=json.dumps(TOLD).encode(),
-            env=environment,
-            capture_output=True,
-            check=True,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-        if times[-1] < 0.1:
+    # The machine may be busy: the best counts, against what Python itself takes, 14 ms where nothing else runs.
+    line, python = [], []
+    for _ in range(10):
+        done, seconds = _timed("-m", "indexer", "statusline")
+        line.append(seconds)
+        python.append(_timed("-c", "pass")[1])
+        if min(line) < 7 * min(python):
             break
     assert "$2,001.00 session" in done.stdout.decode()
-    assert min(times) < 0.1
+    assert min(line) < 7 * min(python)
+
+
+def _timed(*arguments):
+    """A run of Python, and its CPU seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=json.dumps(TOLD).encode(),
+        env=clean_environment(),
+        capture_output=True,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def _multiply(db, table, rows, changed):
