@@ -35,17 +35,25 @@ def default_workers(jobs: int, size: int) -> int:
 def run(jobs: Sequence[Job], connection: sqlite3.Connection, workers: int | None = None) -> Iterator[Part | Shard]:
     """Reads the transcripts and gives their parts, those of one transcript in order; in bulk, shards of the index."""
     size = sum(job.found.size - job.offset for job in jobs)
-    count = min(workers or default_workers(len(jobs), size), len(jobs))
-    cores = os.cpu_count() or 1
-    if count <= 1:
-        for job in jobs:
-            yield from transcripts.read(job)
-    elif cores > 1 and size >= BULK:
+    if count := process_count(len(jobs), size, workers):
         from . import processes, shard
 
-        yield from processes.run(jobs, min(count, cores), shard.Blueprint(connection))
-    else:
+        yield from processes.run(jobs, count, shard.Blueprint(connection))
+    elif (count := _workers(len(jobs), size, workers)) > 1:
         yield from _threads(jobs, count)
+    else:
+        for job in jobs:
+            yield from transcripts.read(job)
+
+
+def process_count(jobs: int, size: int, workers: int | None = None) -> int:
+    """How many processes read that many transcripts and bytes; 0: none, it is not worth it."""
+    cores, count = os.cpu_count() or 1, _workers(jobs, size, workers)
+    return min(count, cores) if count > 1 and cores > 1 and size >= BULK else 0
+
+
+def _workers(jobs: int, size: int, workers: int | None) -> int:
+    return min(workers or default_workers(jobs, size), jobs)
 
 
 def _threads(jobs: Sequence[Job], count: int) -> Iterator[Part]:

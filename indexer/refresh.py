@@ -113,8 +113,6 @@ def refresh(
     Raises:
         Locked: another refresh is at work. IndexUnusable: the index cannot be opened or written.
     """
-    from sqlite3 import Error
-
     path, workers = config.database(db), config.workers(workers)
     summary, clock = Summary(), _Clock()
     found_roots, _ = config.roots(roots)
@@ -131,12 +129,19 @@ def refresh(
             hosts.update(connection)
             archive = _archive(path, connection)
             try:
-                _refresh(connection, found_roots, paths, full, workers, summary, clock, progress, is_stopped, archive)
+                plan = _look(connection, found_roots, paths, full, summary, clock, archive)
+                if plan is not None:
+                    if is_load := plan.is_load(connection, workers):
+                        connection.close()
+                        connection = store.connect_to_load(path)
+                    _index(connection, plan, full, workers, summary, clock, progress, is_stopped, archive)
+                    if is_load:
+                        store.end_load(connection)
             finally:
                 if archive is not None:
                     archive.close()
             _log_run(connection, summary, clock, command, bool(paths))
-        except Error as error:
+        except store.errors() as error:
             raise store.explain(path, error) from error
         finally:
             connection.close()
@@ -159,18 +164,16 @@ class _Clock:
         return time.perf_counter() - self._start
 
 
-def _refresh(
+def _look(
     connection: sqlite3.Connection,
     roots: Sequence[str],
     paths: Sequence[str],
     full: bool,
-    workers: int | None,
     summary: Summary,
     clock: _Clock,
-    progress: Progress | None,
-    is_stopped: Callable[[], bool] | None,
     archive: Archive | None,
-) -> None:
+) -> Plan | None:
+    """What is to be done; None if it is nothing."""
     found = _discover(connection, roots, paths, full, archive)
     summary.files_seen = found.count
     summary.failures.update(found.unreadable)
@@ -180,20 +183,36 @@ def _refresh(
     plan = _plan(found.files, known, full)
     plan.gone = {path: known[path] for path in missing}
     plan.moved = plan.gone | _gone_before(connection, plan.new)
+    plan.found, plan.known = found, known
     _mark_checked(connection, plan.checked)
     summary.phases["discover"] = clock.lap()
     is_kept = archive is None or not archive.behind(found.files)
     if plan.is_empty() and is_kept and not _is_unfinished(connection):
         summary.files_unchanged = found.count
         summary.files_failed = len(summary.failures)
-        return
+        return None
+    return plan
+
+
+def _index(
+    connection: sqlite3.Connection,
+    plan: Plan,
+    full: bool,
+    workers: int | None,
+    summary: Summary,
+    clock: _Clock,
+    progress: Progress | None,
+    is_stopped: Callable[[], bool] | None,
+    archive: Archive | None,
+) -> None:
+    """Carries out the plan."""
     from .writer import Writer
 
     writer = Writer(connection, summary, archive)
-    plan.jobs = _prepared(writer.adopt_moved(plan), archive, found, known)
+    jobs = _prepared(writer.adopt_moved(plan), archive, plan)
     writer.mark_gone(plan.gone)
     writer.mark_failed(plan.failed)
-    is_complete = _read(plan.jobs, connection, writer, workers, progress, is_stopped)
+    is_complete = _read(jobs, connection, writer, workers, progress, is_stopped)
     summary.phases["parse"] = clock.lap()
     if is_complete:
         writer.finish()
@@ -228,10 +247,10 @@ def _archive(path: str, connection: sqlite3.Connection) -> Archive | None:
     return Archive(path, connection)
 
 
-def _prepared(jobs: list[Job], archive: Archive | None, found: Discovery, known: dict[str, Checkpoint]) -> list[Job]:
+def _prepared(jobs: list[Job], archive: Archive | None, plan: Plan) -> list[Job]:
     """The jobs with what they must know of privacy and of the archive."""
     if archive is not None:
-        jobs = archive.prepare(jobs, found.files, known)
+        jobs = archive.prepare(jobs, plan.found.files, plan.known)
     patterns, keeps_text = config.patterns(), config.keeps_text()
     for job in jobs:
         job.patterns, job.keeps_text = patterns, keeps_text
@@ -240,6 +259,9 @@ def _prepared(jobs: list[Job], archive: Archive | None, found: Discovery, known:
 
 class Plan:
     """What is to be done: transcripts to read, by what happened to them, and rows of `files` to correct."""
+
+    found: Discovery
+    known: dict[str, Checkpoint]
 
     def __init__(self) -> None:
         self.new: list[Found] = []
@@ -250,10 +272,17 @@ class Plan:
         # Also those that were gone before: what new ones may have been.
         self.moved: dict[str, Checkpoint] = {}
         self.failed: list[tuple[int, str, str]] = []
-        self.jobs: list[Job] = []
 
     def is_empty(self) -> bool:
         return not (self.new or self.grown or self.again or self.gone or self.failed)
+
+    def is_load(self, connection: sqlite3.Connection, workers: int | None) -> bool:
+        """Whether an index that never was complete is loaded with the shards of worker processes."""
+        if connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is None:
+            return False
+        from . import pool
+
+        return pool.process_count(len(self.new), sum(found.size for found in self.new), workers) > 0
 
 
 def _plan(files: Iterable[Found], known: dict[str, Checkpoint], full: bool) -> Plan:
@@ -441,7 +470,8 @@ def _log_run(connection: sqlite3.Connection, summary: Summary, clock: _Clock, co
         sums = ", ".join(f"{column} = {column} + ?" for column in done)
         same = "id = (SELECT max(id) FROM refreshes) AND pid = ? AND command = ? AND started_at > ?"
         run = (os.getpid(), command, int(clock.started_at * 1000) - _RUN_MS)
-        if connection.execute(f"UPDATE refreshes SET {sums} WHERE {same}", (*done.values(), *run)).rowcount:
+        connection.execute(f"UPDATE refreshes SET {sums} WHERE {same}", (*done.values(), *run))
+        if connection.execute("SELECT changes()").fetchone()[0]:
             return
     columns = f"started_at, pid, command, {', '.join(done)}"
     row = (int(clock.started_at * 1000), os.getpid(), command, *done.values())

@@ -8,13 +8,18 @@ multiplied with a row's tokens, else with those of each response, because each i
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 DAY, QUARTER = 86_400_000, 900_000
 
+# What is summed from responses and calls; the days are from the quarters.
+_SUMMED = ("usage_quarters", "usage_tools")
 # Rows that are made anew: those of usage_quarters, usage_days and usage_tools.
 _TOUCHED = {"touched_quarters": "quarter", "touched_days": "day", "touched_tools": "quarter"}
 TOUCHED = tuple(
@@ -80,15 +85,18 @@ _OF_DAYS = f"""temp.touched_days AS t
 CROSS JOIN local_usage AS u ON
   u.session_id = t.session_id AND u.at >= (t.day - 1) * {DAY} AND u.at < (t.day + 2) * {DAY} AND u.local_day = t.day"""
 
-# A response is summed with its first call of a tool. LIMIT, or SQLite would look for that once for each sum.
+# A response is summed with its first call of a tool: of all calls at once, and of some of them.
+_FIRST_OF_ALL = "first_value(t.id) OVER (PARTITION BY t.response_id, t.name ORDER BY t.started_at, t.id)"
+_FIRST = """(
+      SELECT o.id FROM tool_calls AS o
+      WHERE o.response_id = t.response_id AND o.name = t.name ORDER BY o.started_at, o.id LIMIT 1
+    )"""
+# LIMIT, or SQLite would look for the first once for each sum.
 _CALLED = """(
   SELECT
     t.id, t.response_id, t.session_id, t.name, t.mcp_server, t.is_error, t.result_bytes, t.web_searches, t.started_at,
     f.host_id,
-    t.id = (
-      SELECT o.id FROM tool_calls AS o
-      WHERE o.response_id = t.response_id AND o.name = t.name ORDER BY o.started_at, o.id LIMIT 1
-    ) AS is_first
+    t.id = {first} AS is_first
   FROM {calls}
   JOIN files AS f ON f.id = t.record_id >> 40
   LIMIT -1
@@ -198,15 +206,15 @@ def touch_shard(connection: sqlite3.Connection) -> None:
 
 
 def derive(connection: sqlite3.Connection) -> None:
-    """Makes the marked rows anew, and those of what is touched; not while an index is loaded."""
+    """Makes the marked rows anew, and those of what is touched; while an index is loaded it only marks them."""
+    touch_calls(connection)
+    touch_responses(connection)
     if connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is None:
-        touch_calls(connection)
-        touch_responses(connection)
         connection.execute(_TOUCH_DAYS)
         _leave(connection, "usage_days", "touched_days")
         _sum_touched(connection)
         _insert(connection, "usage_days", _DAYS.format(source=_OF_DAYS))
-    _forget_touched(connection)
+        _forget_touched(connection)
 
 
 def _sum_touched(connection: sqlite3.Connection) -> None:
@@ -223,7 +231,7 @@ def _priced_quarters(source: str) -> str:
 
 
 def _priced_tools(calls: str) -> str:
-    return _TOOLS.format(calls=calls, source="response_costs AS u", fee=_FEE, costs=_PRICED_FIRST)
+    return _TOOLS.format(calls=calls, first=_FIRST, source="response_costs AS u", fee=_FEE, costs=_PRICED_FIRST)
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: str) -> None:
@@ -241,12 +249,62 @@ def _forget_touched(connection: sqlite3.Connection) -> None:
 
 def sum_all(connection: sqlite3.Connection) -> None:
     """Makes all rows anew, from the responses and the calls."""
-    for table in ("usage_quarters", "usage_tools"):
+    for table in _SUMMED:
         connection.execute(f"DELETE FROM {table}")
+    _sum(connection)
+    _price_all(connection)
+
+
+@contextmanager
+def beside(connection: sqlite3.Connection) -> Iterator[None]:
+    """Sums all that was committed in a thread, into a file beside the index, while the caller derives what is left.
+
+    At the end the sums are taken over, and what was touched meanwhile is made anew. Only for an index without sums.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    (path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    sums = f"{path}.shard-{os.getpid()}-sums"
+    os.close(os.open(sums, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            # Of the same library: each lets go of the locks that another one has on a file.
+            summed = thread.submit(_sum_beside, type(connection), sums, path)
+            yield
+            summed.result()
+        connection.execute("ATTACH ? AS sums", (sums,))
+        for table in _SUMMED:
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM sums.{table}")
+    finally:
+        os.unlink(sums)
+    _price_all(connection)
+
+
+def _sum_beside(connect: type[sqlite3.Connection], sums: str, index: str) -> None:
+    connection = connect(sums)
+    try:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("ATTACH ? AS source", (index,))
+        connection.execute("BEGIN")
+        for table in _SUMMED:
+            (sql,) = connection.execute("SELECT sql FROM source.sqlite_master WHERE name = ?", (table,)).fetchone()
+            connection.execute(sql)
+        _sum(connection)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _sum(connection: sqlite3.Connection) -> None:
     calls, source = "tool_calls AS t", "response_kinds AS u"
+    tools = _TOOLS.format(calls=calls, first=_FIRST_OF_ALL, source=source, fee="NULL", costs=_UNPRICED)
     _insert(connection, "usage_quarters", _QUARTERS.format(source=source, costs=_UNPRICED))
-    _insert(connection, "usage_tools", _TOOLS.format(calls=calls, source=source, fee="NULL", costs=_UNPRICED))
+    _insert(connection, "usage_tools", tools)
     _insert(connection, "usage_tools", _TOOLS_OF_NOTHING.format(calls=calls))
+
+
+def _price_all(connection: sqlite3.Connection) -> None:
     price(connection, [model for (model,) in connection.execute("SELECT id FROM models")])
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('rollups', '1')")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 
-from . import accounting, rollups, rows, transcripts
+from . import accounting, rollups, rows, staging, transcripts
 from .privacy import Tombstones
 
 TYPE_CHECKING = False
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 # faster and needs a compiler; copying rows whole (SELECT *) saves the writer 0.1 s of 600 MB.
 BYTES = 24 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
-_DERIVED = ("sessions", "session_facts", "session_relations", "responses", "tool_calls")
-_TABLES = (*rows.FACTS, *_SHARED, *_DERIVED, "agents", "hosts", "files", "forgotten")
+_OF_SESSIONS = ("sessions", "session_facts", "session_relations")
+_OF_CALLS = ("responses", "tool_calls")
+_TABLES = (*rows.FACTS, *_SHARED, *_OF_SESSIONS, *_OF_CALLS, "agents", "hosts", "files", "forgotten")
 _PRAGMAS = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -16384;
 """
@@ -128,20 +129,20 @@ class _Building:
 # index is loaded its facts have no indexes yet, and all that waits for its other half stays touched to the end.
 _TOUCH = (
     "INSERT OR IGNORE INTO temp.touched_sessions SELECT id FROM shard.sessions INTERSECT SELECT id FROM main.sessions",
+    "INSERT OR IGNORE INTO temp.touched_calls SELECT call_id FROM shard.tool_results AS s"
+    " WHERE NOT EXISTS (SELECT 1 FROM shard.tool_calls WHERE id = s.call_id)",
+)
+_TOUCH_CALLS = (
     "INSERT OR IGNORE INTO temp.touched_responses"
     " SELECT id FROM shard.responses AS s WHERE EXISTS (SELECT 1 FROM main.responses WHERE id = s.id)",
     "INSERT OR IGNORE INTO temp.touched_sessions"
     " SELECT session_id FROM shard.responses WHERE id IN (SELECT id FROM temp.touched_responses)",
     "INSERT OR IGNORE INTO temp.touched_calls"
     " SELECT id FROM shard.tool_calls AS s WHERE EXISTS (SELECT 1 FROM main.tool_calls WHERE id = s.id)",
-    "INSERT OR IGNORE INTO temp.touched_calls SELECT call_id FROM shard.tool_results AS s"
-    " WHERE NOT EXISTS (SELECT 1 FROM shard.tool_calls WHERE id = s.call_id)",
     "INSERT OR IGNORE INTO temp.touched_sessions"
     " SELECT session_id FROM shard.tool_calls WHERE id IN (SELECT id FROM temp.touched_calls)",
-)
-_TOUCH_ANSWERED = (
     "INSERT OR IGNORE INTO temp.touched_calls"
-    " SELECT id FROM shard.tool_calls AS s WHERE EXISTS (SELECT 1 FROM main.tool_results WHERE call_id = s.id)"
+    " SELECT id FROM shard.tool_calls AS s WHERE EXISTS (SELECT 1 FROM main.tool_results WHERE call_id = s.id)",
 )
 _NEW_RESPONSES = (
     "SELECT count(*) FROM shard.responses WHERE part = 0 AND id NOT IN (SELECT id FROM temp.touched_responses)"
@@ -149,19 +150,27 @@ _NEW_RESPONSES = (
 
 
 def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
-    """Copies all rows of the attached shard, touches what must be derived again; returns responses not known before."""
+    """Copies all rows of the attached shard, touches what must be derived again; returns responses not known before.
+
+    Of a load what was derived is staged, and only then counted.
+    """
     execute = connection.execute
-    for sql in _TOUCH if is_loading else (*_TOUCH, _TOUCH_ANSWERED):
+    for sql in _TOUCH if is_loading else (*_TOUCH, *_TOUCH_CALLS):
         execute(sql)
-    (added,) = execute(_NEW_RESPONSES).fetchone()
+    (added,) = (0,) if is_loading else execute(_NEW_RESPONSES).fetchone()
     for table, columns in rows.FACTS.items():
         execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM shard.{table}")
-    for table in (*_SHARED, *_DERIVED):
+    for table in (*_SHARED, *_OF_SESSIONS):
         execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
     columns = rows.AGENT_COLUMNS
     execute(f"INSERT INTO main.agents ({columns}) SELECT {columns} FROM shard.agents WHERE true{rows.BETTER_AGENT}")
-    if not is_loading:
-        rollups.touch_shard(connection)
+    if is_loading:
+        staging.add(connection)
+        return 0
+    for table in _OF_CALLS:
+        execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
+    accounting.price_days(connection, accounting.SHARD_DAYS)
+    rollups.touch_shard(connection)
     return int(added)
 
 

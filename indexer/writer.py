@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import accounting, fulltext, rollups, rows, schema, shard
+from . import accounting, fulltext, rollups, rows, schema, shard, staging
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
 from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .privacy import Tombstones
@@ -55,11 +55,14 @@ class Writer:
         self._next_id = self._execute("SELECT coalesce(max(id), 0) + 1 FROM files").fetchone()[0]
         self.failed: set[str] = set()
         self._has_emptied = False  # a session that only stood in may be left without records
-        connection.executescript(BULK_PRAGMAS + accounting.TOUCHED)
+        for sql in (BULK_PRAGMAS + accounting.TOUCHED).split(";"):
+            self._execute(sql)
         self._begin()
         if self._next_id == 1:
             self._execute("INSERT OR REPLACE INTO meta VALUES ('is_loading', '1')")
         self._is_loading = self._execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
+        if self._is_loading:
+            staging.begin(connection)
         self._kept = fulltext.kept(connection)  # None: nobody ever searched
         self._added: list[tuple[int, int]] = []
         # In a load rows are not touched one by one; nor is it known what a load that was killed had touched.
@@ -161,7 +164,6 @@ class Writer:
         for part in parts:
             self._begin_part(part)
         self._summary.responses_added += shard.copy(self._connection, self._is_loading)
-        accounting.price_days(self._connection, accounting.SHARD_DAYS)
         if self._kept is not None:
             self._added += shard.spans(self._connection)
         for part in parts:
@@ -288,20 +290,34 @@ class Writer:
     def finish(self) -> None:
         """Settles rewritten transcripts, derives what is left and commits."""
         self._begin()
-        was_loading = self._is_loading
-        if was_loading:
-            schema.create_indexes(self._connection, of_derived=False)
-        self._settle()
-        if was_loading and self._has_untouched:
-            accounting.touch_all(self._connection)
-        self._derive()
-        if was_loading:
-            schema.create_indexes(self._connection, of_derived=True)
-            rollups.sum_all(self._connection)
-            self._execute("DELETE FROM meta WHERE key = 'is_loading'")
-            self._is_loading = False
+        if self._is_loading:
+            self._finish_load()
+        else:
+            self._settle()
+            self._derive()
         self._index_added()
         self._end_transaction()
+
+    def _finish_load(self) -> None:
+        self._summary.responses_added += staging.settle(self._connection)
+        if self._has_untouched:
+            accounting.touch_all(self._connection)
+            self._derive_load()
+            rollups.sum_all(self._connection)
+        else:
+            self._end_transaction()
+            with rollups.beside(self._connection):
+                self._begin()
+                self._derive_load()
+        self._execute("DELETE FROM meta WHERE key = 'is_loading'")
+        self._is_loading = False
+
+    def _derive_load(self) -> None:
+        """Derives what no shard could, and creates the indexes: those that it needs first."""
+        schema.create_indexes(self._connection, of_derived=False)
+        self._settle()
+        self._derive()
+        schema.create_indexes(self._connection, of_derived=True)
 
     def _settle(self) -> None:
         """Takes away the rows of earlier generations whose records stand in the new one, each as often as it does.
