@@ -8,18 +8,18 @@ multiplied with a row's tokens, else with those of each response, because each i
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 DAY, QUARTER = 86_400_000, 900_000
 
-# What is summed from responses and calls; the days are from the quarters.
-_SUMMED = ("usage_quarters", "usage_tools")
+# What is summed from responses and calls, with what is touched of it and its key; the days are from the quarters.
+SUMMED = {
+    "usage_quarters": ("touched_quarters", "quarter, session_id, context_id, model_id, host_id, kind"),
+    "usage_tools": ("touched_tools", "quarter, session_id, name, model_id, host_id, day, kind"),
+}
 # Rows that are made anew: those of usage_quarters, usage_days and usage_tools.
 _TOUCHED = {"touched_quarters": "quarter", "touched_days": "day", "touched_tools": "quarter"}
 TOUCHED = tuple(
@@ -249,54 +249,14 @@ def _forget_touched(connection: sqlite3.Connection) -> None:
 
 def sum_all(connection: sqlite3.Connection) -> None:
     """Makes all rows anew, from the responses and the calls."""
-    for table in _SUMMED:
+    for table in SUMMED:
         connection.execute(f"DELETE FROM {table}")
-    _sum(connection)
-    _price_all(connection)
+    sum_unpriced(connection)
+    price_all(connection)
 
 
-@contextmanager
-def beside(connection: sqlite3.Connection) -> Iterator[None]:
-    """Sums all that was committed in a thread, into a file beside the index, while the caller derives what is left.
-
-    At the end the sums are taken over, and what was touched meanwhile is made anew. Only for an index without sums.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    (path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
-    sums = f"{path}.shard-{os.getpid()}-sums"
-    os.close(os.open(sums, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        with ThreadPoolExecutor(1) as thread:
-            # Of the same library: each lets go of the locks that another one has on a file.
-            summed = thread.submit(_sum_beside, type(connection), sums, path)
-            yield
-            summed.result()
-        connection.execute("ATTACH ? AS sums", (sums,))
-        for table in _SUMMED:
-            connection.execute(f"INSERT INTO main.{table} SELECT * FROM sums.{table}")
-    finally:
-        os.unlink(sums)
-    _price_all(connection)
-
-
-def _sum_beside(connect: type[sqlite3.Connection], sums: str, index: str) -> None:
-    connection = connect(sums)
-    try:
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("ATTACH ? AS source", (index,))
-        connection.execute("BEGIN")
-        for table in _SUMMED:
-            (sql,) = connection.execute("SELECT sql FROM source.sqlite_master WHERE name = ?", (table,)).fetchone()
-            connection.execute(sql)
-        _sum(connection)
-        connection.execute("COMMIT")
-    finally:
-        connection.close()
-
-
-def _sum(connection: sqlite3.Connection) -> None:
+def sum_unpriced(connection: sqlite3.Connection) -> None:
+    """Sums all responses and calls, for tables that are empty and have no prices yet: those of a shard."""
     calls, source = "tool_calls AS t", "response_kinds AS u"
     tools = _TOOLS.format(calls=calls, first=_FIRST_OF_ALL, source=source, fee="NULL", costs=_UNPRICED)
     _insert(connection, "usage_quarters", _QUARTERS.format(source=source, costs=_UNPRICED))
@@ -304,7 +264,8 @@ def _sum(connection: sqlite3.Connection) -> None:
     _insert(connection, "usage_tools", _TOOLS_OF_NOTHING.format(calls=calls))
 
 
-def _price_all(connection: sqlite3.Connection) -> None:
+def price_all(connection: sqlite3.Connection) -> None:
+    """Gives all rows their costs, makes the marked ones anew, and then the days."""
     price(connection, [model for (model,) in connection.execute("SELECT id FROM models")])
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('rollups', '1')")
 

@@ -27,7 +27,8 @@ BYTES = 24 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
 _OF_SESSIONS = ("sessions", "session_facts", "session_relations")
 _OF_CALLS = ("responses", "tool_calls")
-_TABLES = (*rows.FACTS, *_SHARED, *_OF_SESSIONS, *_OF_CALLS, "agents", "hosts", "files", "forgotten")
+_TABLES = (*rows.FACTS, *_SHARED, *_OF_SESSIONS, *_OF_CALLS, *rollups.SUMMED, "agents", "hosts", "files", "forgotten")
+_VIEW = "response_kinds"
 _PRAGMAS = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -16384;
 """
@@ -55,14 +56,14 @@ class Shard:
 
 
 class Blueprint:
-    """What a worker must know to build shards of an index: where, and its tables."""
+    """What a worker must know to build shards of an index: where, and its tables and a view."""
 
     __slots__ = ("forgotten", "host", "path", "tables", "tombstones")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         (self.path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
         marks = ", ".join("?" * len(_TABLES))
-        sql = f"SELECT sql FROM sqlite_master WHERE type = 'table' AND name IN ({marks})"
+        sql = f"SELECT sql FROM sqlite_master WHERE type = 'table' AND name IN ({marks}) OR name = '{_VIEW}'"
         self.tables = ";\n".join(row[0] for row in connection.execute(sql, _TABLES))
         self.tombstones = Tombstones(connection)
         self.forgotten = connection.execute("SELECT * FROM forgotten").fetchall()
@@ -120,6 +121,7 @@ class _Building:
         accounting.touch_all(self._connection)
         accounting.derive_responses(self._connection, is_new=True)
         accounting.derive_sessions(self._connection)
+        rollups.sum_unpriced(self._connection)
         self._connection.execute("COMMIT")
         self._connection.close()
         return self.shard

@@ -8,15 +8,32 @@ derived anew.
 from __future__ import annotations
 
 from . import accounting
+from .rollups import QUARTER, SUMMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
 
-# Each with what is touched when it stands in several shards.
-_TABLES = {"responses": "touched_responses", "tool_calls": "touched_calls"}
-_COPIES = "SELECT id FROM temp.staged_{table} GROUP BY id HAVING count(*) > 1"
-_OWNERS = "SELECT session_id FROM temp.staged_{table} WHERE id IN (SELECT id FROM temp.{touched})"
+_TABLES = ("responses", "tool_calls", *SUMMED)
+# What stands in several shards is derived again.
+_TOUCH = (
+    "touched_responses SELECT id FROM temp.staged_responses GROUP BY id HAVING count(*) > 1",
+    "touched_calls SELECT id FROM temp.staged_tool_calls GROUP BY id HAVING count(*) > 1",
+    *(
+        f"{touched} SELECT session_id, quarter FROM temp.staged_{table} GROUP BY {key} HAVING count(*) > 1"
+        for table, (touched, key) in SUMMED.items()
+    ),
+)
+# And whatever its copies were counted in.
+_COPIES = (
+    ("responses", "id IN (SELECT id FROM temp.touched_responses)", "at", "touched_quarters"),
+    (
+        "tool_calls",
+        "id IN (SELECT id FROM temp.touched_calls) OR response_id IN (SELECT id FROM temp.touched_responses)",
+        "started_at",
+        "touched_tools",
+    ),
+)
 _DAYS = "SELECT DISTINCT model_id, at / 86400000 AS day FROM temp.staged_responses"
 _COUNT = "SELECT count(*) FROM responses WHERE part = 0"
 
@@ -34,15 +51,19 @@ def add(connection: sqlite3.Connection) -> None:
 
 
 def settle(connection: sqlite3.Connection) -> int:
-    """Sorts all into their tables, and touches what stands in several shards; returns new responses."""
-    (before,) = connection.execute(_COUNT).fetchone()
-    for table, touched in _TABLES.items():
-        names = {"table": table, "touched": touched}
-        connection.execute(f"INSERT OR IGNORE INTO temp.{touched} {_COPIES.format(**names)}")
-        connection.execute(f"INSERT OR IGNORE INTO temp.touched_sessions {_OWNERS.format(**names)}")
-        connection.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM temp.staged_{table} ORDER BY id")
+    """Sorts all into their tables, and touches what no shard knew all of; returns new responses."""
+    execute = connection.execute
+    (before,) = execute(_COUNT).fetchone()
+    for sql in _TOUCH:
+        execute(f"INSERT OR IGNORE INTO temp.{sql}")
+    for table, are_copies, at, touched in _COPIES:
+        source = f"FROM temp.staged_{table} WHERE {are_copies}"
+        execute(f"INSERT OR IGNORE INTO temp.touched_sessions SELECT session_id {source}")
+        execute(f"INSERT OR IGNORE INTO temp.{touched} SELECT session_id, {at} / {QUARTER} {source}")
     accounting.price_days(connection, _DAYS)
     for table in _TABLES:
-        connection.execute(f"DROP TABLE temp.staged_{table}")
-    (after,) = connection.execute(_COUNT).fetchone()
+        order = SUMMED[table][1] if table in SUMMED else "id"
+        execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM temp.staged_{table} ORDER BY {order}")
+        execute(f"DROP TABLE temp.staged_{table}")
+    (after,) = execute(_COUNT).fetchone()
     return int(after - before)

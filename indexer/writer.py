@@ -300,24 +300,19 @@ class Writer:
 
     def _finish_load(self) -> None:
         self._summary.responses_added += staging.settle(self._connection)
-        if self._has_untouched:
-            accounting.touch_all(self._connection)
-            self._derive_load()
-            rollups.sum_all(self._connection)
-        else:
-            self._end_transaction()
-            with rollups.beside(self._connection):
-                self._begin()
-                self._derive_load()
-        self._execute("DELETE FROM meta WHERE key = 'is_loading'")
-        self._is_loading = False
-
-    def _derive_load(self) -> None:
-        """Derives what no shard could, and creates the indexes: those that it needs first."""
+        # What derives from records needs their indexes.
         schema.create_indexes(self._connection, of_derived=False)
         self._settle()
+        if self._has_untouched:
+            accounting.touch_all(self._connection)
         self._derive()
         schema.create_indexes(self._connection, of_derived=True)
+        if self._has_untouched:
+            rollups.sum_all(self._connection)
+        else:
+            rollups.price_all(self._connection)
+        self._execute("DELETE FROM meta WHERE key = 'is_loading'")
+        self._is_loading = False
 
     def _settle(self) -> None:
         """Takes away the rows of earlier generations whose records stand in the new one, each as often as it does.
