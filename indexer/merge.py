@@ -288,7 +288,8 @@ def _migrated(connection: sqlite3.Connection, copy: str) -> None:
 
 
 def _merge(connection: sqlite3.Connection, source: str) -> dict[str, Any]:
-    connection.executescript(BULK_PRAGMAS + accounting.TOUCHED)
+    # What is added goes everywhere: by digest, not to the end.
+    connection.executescript(f"{BULK_PRAGMAS} PRAGMA cache_size = -32768; {accounting.TOUCHED}")
     for table in _TEMPORARY:
         connection.execute(f"DROP TABLE IF EXISTS temp.{table.partition(' ')[0]}")
         connection.execute(f"CREATE TEMP TABLE {table}")
