@@ -34,7 +34,7 @@ UPDATE files SET
 WHERE id = ?
 """
 # 16 MB of pages, and as much for sorting; a checkpoint every 64 MB. Tried on a first load of 600 MB (2 cores,
-# 2026-11-23): 8 to 32 MB of pages take as long, and of ten times as much 32 MB take 48 MB more memory; mmap_size saves a
+# 2026-11-23): 8 to 32 MB take as long, and of ten times as much 32 MB take 48 MB more memory; mmap_size saves a
 # fifth of what indexes take, and makes the whole file count as memory; pages of 8 to 32 KB at most a tenth of that;
 # helper threads of the sorter (PRAGMA threads) and temp_store = MEMORY nothing.
 BULK_PRAGMAS = "PRAGMA cache_size = -16384; PRAGMA wal_autocheckpoint = 16384;"
