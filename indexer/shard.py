@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Bytes of transcripts in a shard: what a worker's death may cost to read again, against 10 ms to make and take one.
 # Of a worker's time parsing is 60 % (decoding 20), storing rows 19, deriving 21. Tried: mypyc makes parsing a fifth
 # faster and needs a compiler; copying rows whole (SELECT *) saves the writer 0.1 s of 600 MB.
-BYTES = 24 * 1024 * 1024
+BYTES = 48 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
 _OF_SESSIONS = ("sessions", "session_facts", "session_relations")
 _OF_CALLS = ("responses", "tool_calls")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # A reader never waits for the writer in WAL mode; this is for the moments when SQLite itself takes the file.
 BUSY_SECONDS = 30.0
+# Without a WAL, as in the first load of an index, each waits for the other: what reads may take its time.
+_LOAD_BUSY_SECONDS = 600.0
 # A database has at least one page.
 _SHORTEST = 512
 
@@ -157,7 +159,7 @@ def connect_to_load(path: str) -> Any:
     connection.execute("PRAGMA synchronous = NORMAL")
     with suppress(apsw.BusyError):  # somebody reads it
         connection.execute("PRAGMA journal_mode = TRUNCATE")
-    connection.set_busy_timeout(int(BUSY_SECONDS * 1000))
+    connection.set_busy_timeout(int(_LOAD_BUSY_SECONDS * 1000))
     return connection
 
 

@@ -60,7 +60,7 @@ def how_long(command: list[str]) -> float:
 
 
 def lose(db: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-journal", "-wal", "-shm"):
         Path(f"{db}{suffix}").unlink(missing_ok=True)
 
 
