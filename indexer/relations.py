@@ -39,7 +39,7 @@ WHERE EXISTS (
 """
 _ALL_COPIED = """
 INSERT INTO temp.copied
-SELECT response_id FROM record_usage GROUP BY response_id HAVING min(record_id >> 40) < max(record_id >> 40)
+SELECT response_id FROM record_usage GROUP BY response_id HAVING min(record_id) >> 40 < max(record_id) >> 40
 """
 _MOST = "SELECT 2 * (SELECT count(*) FROM temp.touched_sessions) > (SELECT count(*) FROM sessions)"
 _SHARED = """
@@ -125,10 +125,13 @@ def derive(connection: sqlite3.Connection) -> None:
     for table in _TABLES:
         execute(f"CREATE TEMP TABLE IF NOT EXISTS {table}")
         execute(f"DELETE FROM temp.{table.partition(' ')[0]}")
-    connection.executemany("INSERT OR IGNORE INTO temp.said VALUES (?, ?, ?, ?)", _said(connection))
+    execute(_OUTDATED)
+    said = _said(connection)
+    connection.executemany("INSERT OR IGNORE INTO temp.said VALUES (?, ?, ?, ?)", said)
     execute(_ALL_COPIED if execute(_MOST).fetchone()[0] else _COPIED)
-    for sql in (_SHARED, _OUTDATED, _RELATIONS, _COUNTS):
-        execute(sql)
+    if said or execute("SELECT EXISTS (SELECT 1 FROM temp.copied)").fetchone()[0]:
+        for sql in (_SHARED, _RELATIONS, _COUNTS):
+            execute(sql)
 
 
 def _said(connection: sqlite3.Connection) -> list[tuple[int, int, str, str]]:
