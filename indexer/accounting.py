@@ -155,9 +155,7 @@ SELECT
   w.owner_rank >> 46,
   max(u.input_tokens), max(u.output_tokens), max(u.cache_write_tokens), max(u.cache_write_1h_tokens),
   max(u.cache_read_tokens),
-  max(max(u.web_searches), coalesce(
-    (SELECT sum(t.web_searches) FROM tool_calls AS t WHERE t.web_searches > 0 AND t.response_id = o.id), 0
-  )),
+  max(max(u.web_searches), coalesce(t.web_searches, 0)),
   CASE WHEN max(u.flags) = 0 AND o.advised_id IS NULL THEN 0 ELSE (
     SELECT
       max(a.flags & 1) | max(a.flags & 2) | max(a.flags & 4)
@@ -170,6 +168,13 @@ FROM temp.owners AS o
 CROSS JOIN temp.owners AS w ON w.id = coalesce(o.advised_id, o.id)
 CROSS JOIN records AS r ON r.id = w.record_id
 CROSS JOIN contexts AS c ON c.id = r.context_id
+LEFT JOIN (
+  -- At once: at the end of a load tool calls have no indexes yet.
+  SELECT response_id, sum(web_searches) AS web_searches
+  FROM tool_calls
+  WHERE web_searches > 0 AND response_id IN (SELECT id FROM temp.owners)
+  GROUP BY response_id
+) AS t ON t.response_id = o.id
 CROSS JOIN record_usage AS u ON u.response_id = o.id
 GROUP BY o.id
 """
@@ -243,11 +248,16 @@ UPDATE sessions SET
     )
   )
 FROM (
-  SELECT c.session_id, min(r.at) AS first_at, max(r.at) AS last_at, count(*) AS record_count
+  -- Each of itself: the first and the last of a context SQLite finds without its other records.
+  SELECT
+    c.session_id,
+    min((SELECT min(at) FROM records WHERE context_id = c.id)) AS first_at,
+    max((SELECT max(at) FROM records WHERE context_id = c.id)) AS last_at,
+    sum((SELECT count(*) FROM records WHERE context_id = c.id)) AS record_count
   FROM contexts AS c
-  JOIN records AS r ON r.context_id = c.id
   WHERE c.session_id IN (SELECT id FROM temp.touched_sessions)
   GROUP BY c.session_id
+  HAVING first_at IS NOT NULL
 ) AS n
 WHERE n.session_id = sessions.id
 """
