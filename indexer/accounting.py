@@ -124,7 +124,10 @@ _TIED = """
     SELECT 1 FROM {table} AS x WHERE x.{id} = o.id AND x.owner_rank = o.owner_rank AND x.record_id <> o.record_id
   )
 """
-_ARE_TIED = f"SELECT EXISTS (SELECT 1 FROM temp.owners AS o WHERE {_TIED})"
+# Whether there are any owners, and any that must be decided between.
+_FOUND = f"""
+SELECT EXISTS (SELECT 1 FROM temp.owners), EXISTS (SELECT 1 FROM temp.owners AS o WHERE {_TIED})
+"""
 _TIED_OWNERS = f"""
 INSERT OR REPLACE INTO temp.owners
 SELECT {{id}}, record_id, owner_rank, model_id, advised_id, record_count FROM (
@@ -365,24 +368,26 @@ def _derive_known(connection: sqlite3.Connection) -> None:
 
 def _derive_calls(connection: sqlite3.Connection, touched: str) -> None:
     names = {"table": "tool_uses", "id": "call_id", "of_responses": "NULL AS model_id, NULL AS advised_id"}
-    _find_owners(connection, names, touched)
-    connection.execute(_TOOL_CALLS)
-    connection.execute(_CALLED_AGENTS.format(touched=touched))
+    if _find_owners(connection, names, touched):
+        connection.execute(_TOOL_CALLS)
+        connection.execute(_CALLED_AGENTS.format(touched=touched))
 
 
 def _derive_responses(connection: sqlite3.Connection, touched: str) -> None:
     names = {"table": "record_usage", "id": "response_id", "of_responses": "u.model_id, u.advised_id"}
-    _find_owners(connection, names, touched)
-    connection.execute(_RESPONSES)
+    if _find_owners(connection, names, touched):
+        connection.execute(_RESPONSES)
 
 
-def _find_owners(connection: sqlite3.Connection, names: Mapping[str, str], touched: str) -> None:
-    """Fills `owners` with the record that owns each touched response or tool call."""
+def _find_owners(connection: sqlite3.Connection, names: Mapping[str, str], touched: str) -> bool:
+    """Fills `owners` with the record that owns each touched response or tool call; whether there are any."""
     execute = connection.execute
     execute("DELETE FROM temp.owners")
     execute(_OWNERS.format(**names, touched=touched))
-    if execute(_ARE_TIED.format(**names)).fetchone()[0]:
+    are_any, are_tied = execute(_FOUND.format(**names)).fetchone()
+    if are_tied:
         execute(_TIED_OWNERS.format(**names))
+    return bool(are_any)
 
 
 def _derive_sessions(connection: sqlite3.Connection) -> None:
