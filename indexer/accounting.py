@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _TYPES = {
-    "prompt": digest_text("user", "prompt"),
+    **session_facts.TYPES,
     "ai_title": digest_text("ai-title", None),
     "custom_title": digest_text("custom-title", None),
     "summary": digest_text("summary", None),
 }
+
+# Which responses or calls: the touched ones, or all, without a look at each.
+_TOUCHED = "IN (SELECT id FROM temp.touched_{})"
+_ALL = "IS NOT NULL"
 
 # What single records say, in rows that name them.
 BY_RECORD = ("record_usage", "tool_uses", "tool_results")
@@ -30,36 +34,36 @@ TOUCHED = f"""{"".join(rollups.TOUCHED)}
 CREATE TEMP TABLE IF NOT EXISTS touched_responses (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE IF NOT EXISTS touched_calls (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE IF NOT EXISTS touched_sessions (id INTEGER PRIMARY KEY);
-CREATE TEMP TABLE IF NOT EXISTS owners (id INTEGER PRIMARY KEY, record_id INTEGER, owner_rank INTEGER);
+CREATE TEMP TABLE IF NOT EXISTS owners (
+  id INTEGER PRIMARY KEY, record_id INTEGER, owner_rank INTEGER, model_id INTEGER, advised_id INTEGER,
+  record_count INTEGER
+);
+CREATE TEMP TABLE IF NOT EXISTS notable (
+  session_id INTEGER, type_id INTEGER, id INTEGER, is_sidechain INTEGER, PRIMARY KEY (session_id, type_id, id)
+) WITHOUT ROWID;
 """
 
 # A call belongs to the earliest original of the records that make it, as a response does.
 _TOOL_CALLS = """
 INSERT OR REPLACE INTO tool_calls
 SELECT
-  u.call_id, u.tool_use_id, u.name,
+  o.id, u.tool_use_id, u.name,
   CASE WHEN u.name LIKE 'mcp\\_\\_%\\_\\_%' ESCAPE '\\'
     THEN substr(u.name, 6, instr(substr(u.name, 6), '__') - 1) END,
   CASE WHEN u.name IN ('Skill', 'SlashCommand') THEN u.subject END,
   CASE WHEN u.name IN ('Task', 'Agent') THEN u.subject END,
-  x.agent, u.record_id,
+  max(t.agent), o.record_id,
   -- A progress record is not itself an answer, but the one embedded in it is.
   coalesce(r.response_id, (SELECT e.response_id FROM record_usage AS e WHERE e.record_id = r.id AND e.part = 0)),
   c.session_id,
-  x.is_error, x.bytes, coalesce(x.web_searches, 0), o.owner_rank & 17592186044415, x.at
+  max(t.is_error), max(t.bytes), coalesce(max(t.web_searches), 0), o.owner_rank & 17592186044415, min(b.at)
 FROM temp.owners AS o
 CROSS JOIN tool_uses AS u ON u.call_id = o.id AND u.record_id = o.record_id
-JOIN records AS r ON r.id = u.record_id
-JOIN contexts AS c ON c.id = r.context_id
-LEFT JOIN (
-  SELECT
-    t.call_id, max(t.is_error) AS is_error, max(t.bytes) AS bytes, max(t.web_searches) AS web_searches,
-    max(t.agent) AS agent, min(b.at) AS at
-  FROM tool_results AS t
-  JOIN records AS b ON b.id = t.record_id
-  WHERE t.call_id IN (SELECT id FROM temp.touched_calls)
-  GROUP BY t.call_id
-) AS x ON x.call_id = u.call_id
+CROSS JOIN records AS r ON r.id = o.record_id
+CROSS JOIN contexts AS c ON c.id = r.context_id
+LEFT JOIN tool_results AS t ON t.call_id = o.id
+LEFT JOIN records AS b ON b.id = t.record_id
+GROUP BY o.id
 """
 
 # Responses whose searches are told by the results of their tool calls: before the calls change hands, and after.
@@ -107,75 +111,75 @@ WHERE
 # With min() the other columns are those of the row that has the minimum.
 _OWNERS = """
 INSERT OR REPLACE INTO temp.owners
-SELECT {id}, record_id, min(owner_rank)
-FROM {table}
-WHERE {id} IN (SELECT id FROM temp.{touched})
+SELECT {id}, record_id, min(owner_rank), {of_responses}, count(*)
+FROM {table} AS u
+WHERE {id} {touched}
 GROUP BY {id}
 """
 
 # Copies agree in rank and time. The joins that decide between them would double the cost of a load, were they made for
 # everything.
-_TIED_OWNERS = """
+_TIED = """
+  o.record_count > 1 AND EXISTS (
+    SELECT 1 FROM {table} AS x WHERE x.{id} = o.id AND x.owner_rank = o.owner_rank AND x.record_id <> o.record_id
+  )
+"""
+# Whether there are any owners, and any that must be decided between.
+_FOUND = f"""
+SELECT EXISTS (SELECT 1 FROM temp.owners), EXISTS (SELECT 1 FROM temp.owners AS o WHERE {_TIED})
+"""
+_TIED_OWNERS = f"""
 INSERT OR REPLACE INTO temp.owners
-SELECT {id}, record_id, owner_rank FROM (
+SELECT {{id}}, record_id, owner_rank, model_id, advised_id, record_count FROM (
   SELECT
-    u.{id}, u.record_id, u.owner_rank,
+    u.{{id}}, u.record_id, u.owner_rank, {{of_responses}}, o.record_count,
     row_number() OVER (
-      PARTITION BY u.{id}
+      PARTITION BY u.{{id}}
       ORDER BY s.session_id, h.name, h.user, f.path, u.record_id & 1099511627775, u.record_id
     ) AS n
   FROM temp.owners AS o
-  CROSS JOIN {table} AS u ON u.{id} = o.id AND u.owner_rank = o.owner_rank
+  CROSS JOIN {{table}} AS u ON u.{{id}} = o.id AND u.owner_rank = o.owner_rank
   JOIN records AS r ON r.id = u.record_id
   JOIN contexts AS c ON c.id = r.context_id
   JOIN sessions AS s ON s.id = c.session_id
   JOIN files AS f ON f.id = u.record_id >> 40
   JOIN hosts AS h ON h.id = f.host_id
-  WHERE EXISTS (
-    SELECT 1 FROM {table} AS x WHERE x.{id} = o.id AND x.owner_rank = o.owner_rank AND x.record_id <> o.record_id
-  )
+  WHERE {_TIED}
 )
 WHERE n = 1
 """
 
+# An advisor's call belongs where the response does that it was made for. Few records have a flag.
 _RESPONSES = """
 INSERT OR REPLACE INTO responses
-WITH parts AS (
-  SELECT
-    u.response_id, u.key, u.part, coalesce(u.advised_id, u.response_id) AS advised_id,
-    max(u.input_tokens) AS input_tokens, max(u.output_tokens) AS output_tokens,
-    max(u.cache_write_tokens) AS cache_write_tokens, max(u.cache_write_1h_tokens) AS cache_write_1h_tokens,
-    max(u.cache_read_tokens) AS cache_read_tokens, max(u.web_searches) AS web_searches,
-    max(u.flags & 1) | max(u.flags & 2) | max(u.flags & 4) | max(u.flags & 8) | max(u.flags & 16)
-    | CASE WHEN u.advised_id IS NULL THEN 0 ELSE (
-      SELECT max(a.flags & 1) | max(a.flags & 2) | max(a.flags & 4)
-      FROM record_usage AS a WHERE a.response_id = u.advised_id
-    ) END AS flags,
-    max(u.stop_reason) AS stop_reason, max(u.recorded_nano) AS recorded_nano, count(*) AS record_count
-  FROM record_usage AS u
-  WHERE u.response_id IN (SELECT id FROM temp.touched_responses)
-  GROUP BY u.response_id
-)
 SELECT
-  p.response_id, p.key, p.part, o.model_id, c.session_id, c.id, w.record_id,
+  o.id, u.key, u.part, o.model_id, c.session_id, c.id, w.record_id,
   w.owner_rank & 17592186044415,
   w.owner_rank >> 46,
-  p.input_tokens, p.output_tokens, p.cache_write_tokens, p.cache_write_1h_tokens, p.cache_read_tokens,
-  max(p.web_searches, coalesce(t.web_searches, 0)),
-  p.flags, p.stop_reason, p.part = 0 AND p.output_tokens <= 10 AND p.stop_reason IS NULL,
-  p.recorded_nano, p.record_count
-FROM parts AS p
+  max(u.input_tokens), max(u.output_tokens), max(u.cache_write_tokens), max(u.cache_write_1h_tokens),
+  max(u.cache_read_tokens),
+  max(max(u.web_searches), coalesce(t.web_searches, 0)),
+  CASE WHEN max(u.flags) = 0 AND o.advised_id IS NULL THEN 0 ELSE (
+    SELECT
+      max(a.flags & 1) | max(a.flags & 2) | max(a.flags & 4)
+      | max((a.response_id = o.id) * (a.flags & 8)) | max((a.response_id = o.id) * (a.flags & 16))
+    FROM record_usage AS a WHERE a.response_id IN (o.id, o.advised_id)
+  ) END,
+  max(u.stop_reason), u.part = 0 AND max(u.output_tokens) <= 10 AND max(u.stop_reason) IS NULL,
+  max(u.recorded_nano), o.record_count
+FROM temp.owners AS o
+CROSS JOIN temp.owners AS w ON w.id = coalesce(o.advised_id, o.id)
+CROSS JOIN records AS r ON r.id = w.record_id
+CROSS JOIN contexts AS c ON c.id = r.context_id
 LEFT JOIN (
+  -- At once: at the end of a load tool calls have no indexes yet.
   SELECT response_id, sum(web_searches) AS web_searches
   FROM tool_calls
-  WHERE web_searches > 0 AND response_id IN (SELECT id FROM temp.touched_responses)
+  WHERE web_searches > 0 AND response_id IN (SELECT id FROM temp.owners)
   GROUP BY response_id
-) AS t ON t.response_id = p.response_id
-JOIN temp.owners AS w ON w.id = p.advised_id
-JOIN temp.owners AS v ON v.id = p.response_id
-JOIN record_usage AS o ON o.response_id = v.id AND o.record_id = v.record_id
-JOIN records AS r ON r.id = w.record_id
-JOIN contexts AS c ON c.id = r.context_id
+) AS t ON t.response_id = o.id
+CROSS JOIN record_usage AS u ON u.response_id = o.id
+GROUP BY o.id
 """
 
 # An advisor's calls follow the response they were made for.
@@ -190,32 +194,44 @@ _CALLED_AGENTS = """
 INSERT INTO agents (session_id, agent, type, description, source)
 SELECT c.session_id, t.agent, u.subject, NULL, 2
 FROM tool_results AS t
-JOIN tool_uses AS u ON u.call_id = t.call_id
-JOIN records AS r ON r.id = u.record_id
-JOIN contexts AS c ON c.id = r.context_id
-WHERE
-  t.call_id IN (SELECT id FROM temp.touched_calls) AND t.agent IS NOT NULL
-  AND u.subject IS NOT NULL AND u.name IN ('Task', 'Agent')
+CROSS JOIN tool_uses AS u ON u.call_id = t.call_id
+CROSS JOIN records AS r ON r.id = u.record_id
+CROSS JOIN contexts AS c ON c.id = r.context_id
+WHERE t.call_id {touched} AND t.agent IS NOT NULL AND u.subject IS NOT NULL AND u.name IN ('Task', 'Agent')
 ON CONFLICT DO UPDATE SET type = excluded.type
 WHERE (excluded.source, excluded.type) < (source, type)
 """
 
+# The records that a session's title and facts are taken from.
+_NOTABLE = f"""
+INSERT INTO temp.notable
+SELECT c.session_id, r.type_id, r.id, c.is_sidechain
+FROM contexts AS c
+JOIN records AS r ON r.context_id = c.id
+WHERE
+  c.session_id IN (SELECT id FROM temp.touched_sessions)
+  AND r.type_id IN ({", ".join(f":{name}" for name in _TYPES)})
+"""
+
 _SESSIONS = """
 UPDATE sessions SET
-  first_at = n.first_at, last_at = n.last_at, record_count = n.record_count, prompt_count = n.prompt_count,
+  first_at = n.first_at, last_at = n.last_at, record_count = n.record_count,
+  prompt_count = (
+    SELECT count(*) FROM temp.notable WHERE session_id = sessions.id AND type_id = :prompt AND NOT is_sidechain
+  ),
   title = coalesce(
     (
       SELECT r.text
-      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      FROM temp.notable AS m JOIN records AS r ON r.id = m.id JOIN files AS f ON f.id = r.id >> 40
       JOIN hosts AS h ON h.id = f.host_id
-      WHERE c.session_id = sessions.id AND r.type_id IN (:ai_title, :custom_title) AND r.text IS NOT NULL
+      WHERE m.session_id = sessions.id AND m.type_id IN (:ai_title, :custom_title) AND r.text IS NOT NULL
       ORDER BY r.at DESC, h.name DESC, h.user DESC, f.path DESC, r.id & 1099511627775 DESC, r.id DESC LIMIT 1
     ),
     (
       SELECT r.text
-      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      FROM temp.notable AS m JOIN records AS r ON r.id = m.id JOIN files AS f ON f.id = r.id >> 40
       WHERE
-        c.session_id = sessions.id AND r.type_id = :summary AND r.text IS NOT NULL
+        m.session_id = sessions.id AND m.type_id = :summary AND r.text IS NOT NULL
         -- Older versions wrote into a transcript what they thought of others.
         AND (
           r.parent_uuid IS NULL
@@ -228,20 +244,23 @@ UPDATE sessions SET
     ),
     (
       SELECT substr(r.text, 1, 200)
-      FROM contexts AS c JOIN records AS r ON r.context_id = c.id JOIN files AS f ON f.id = r.id >> 40
+      FROM temp.notable AS m JOIN records AS r ON r.id = m.id JOIN files AS f ON f.id = r.id >> 40
       JOIN hosts AS h ON h.id = f.host_id
-      WHERE c.session_id = sessions.id AND r.type_id = :prompt AND NOT c.is_sidechain AND r.text IS NOT NULL
+      WHERE m.session_id = sessions.id AND m.type_id = :prompt AND NOT m.is_sidechain AND r.text IS NOT NULL
       ORDER BY r.at, h.name, h.user, f.path, r.id & 1099511627775, r.id LIMIT 1
     )
   )
 FROM (
+  -- Each of itself: the first and the last of a context SQLite finds without its other records.
   SELECT
-    c.session_id, min(r.at) AS first_at, max(r.at) AS last_at, count(*) AS record_count,
-    sum(r.type_id = :prompt AND NOT c.is_sidechain) AS prompt_count
+    c.session_id,
+    min((SELECT min(at) FROM records WHERE context_id = c.id)) AS first_at,
+    max((SELECT max(at) FROM records WHERE context_id = c.id)) AS last_at,
+    sum((SELECT count(*) FROM records WHERE context_id = c.id)) AS record_count
   FROM contexts AS c
-  JOIN records AS r ON r.context_id = c.id
   WHERE c.session_id IN (SELECT id FROM temp.touched_sessions)
   GROUP BY c.session_id
+  HAVING first_at IS NOT NULL
 ) AS n
 WHERE n.session_id = sessions.id
 """
@@ -312,52 +331,73 @@ def forget(connection: sqlite3.Connection, records: str, parameters: Mapping[str
 def derive(connection: sqlite3.Connection) -> int:
     """Derives what the records in the touched tables are part of, and empties these; returns new responses."""
     (added,) = connection.execute(_NEW_RESPONSES).fetchone()
-    derive_responses(connection)
+    _derive_known(connection)
     price_days(connection, _TOUCHED_DAYS)
     rollups.derive(connection)
-    derive_sessions(connection)
+    _derive_sessions(connection)
     for table in ("touched_responses", "touched_calls", "touched_sessions"):
         connection.execute(f"DELETE FROM temp.{table}")
     return int(added)
 
 
-def derive_responses(connection: sqlite3.Connection, is_new: bool = False) -> None:
-    """Derives the touched tool calls and responses; `is_new` says that none of them was derived before."""
+def derive_all(connection: sqlite3.Connection) -> None:
+    """Derives everything, where nothing was derived before; not prices and rollups, which a shard has not."""
+    connection.execute("INSERT INTO temp.touched_sessions SELECT id FROM sessions")
+    _derive_calls(connection, _ALL)
+    _derive_responses(connection, _ALL)
+    _derive_sessions(connection)
+
+
+def _derive_known(connection: sqlite3.Connection) -> None:
+    """Derives the touched tool calls and responses, which may be gone, or have changed hands."""
     execute = connection.execute
-    if not is_new:
-        rollups.touch_calls(connection)
-        execute(_SEARCHED)
-        execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
-        execute(_GONE.format(table="tool_calls", touched="touched_calls", facts="tool_uses", id="call_id"))
-    _find_owners(connection, "call_id", "tool_uses", "touched_calls")
-    execute(_TOOL_CALLS)
-    execute(_CALLED_AGENTS)
-    if not is_new:
-        execute(_SEARCHED)
-        execute(_ADVISED)
-        execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
-        rollups.touch_responses(connection)
-        execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
-        execute(_GONE.format(table="responses", touched="touched_responses", facts="record_usage", id="response_id"))
-    _find_owners(connection, "response_id", "record_usage", "touched_responses")
-    execute(_RESPONSES)
-    if not is_new:
-        relations.touch(connection)
+    rollups.touch_calls(connection)
+    execute(_SEARCHED)
+    execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
+    execute(_GONE.format(table="tool_calls", touched="touched_calls", facts="tool_uses", id="call_id"))
+    _derive_calls(connection, _TOUCHED.format("calls"))
+    execute(_SEARCHED)
+    execute(_ADVISED)
+    execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
+    rollups.touch_responses(connection)
+    execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
+    execute(_GONE.format(table="responses", touched="touched_responses", facts="record_usage", id="response_id"))
+    _derive_responses(connection, _TOUCHED.format("responses"))
+    relations.touch(connection)
 
 
-def derive_sessions(connection: sqlite3.Connection) -> None:
+def _derive_calls(connection: sqlite3.Connection, touched: str) -> None:
+    names = {"table": "tool_uses", "id": "call_id", "of_responses": "NULL AS model_id, NULL AS advised_id"}
+    if _find_owners(connection, names, touched):
+        connection.execute(_TOOL_CALLS)
+        connection.execute(_CALLED_AGENTS.format(touched=touched))
+
+
+def _derive_responses(connection: sqlite3.Connection, touched: str) -> None:
+    names = {"table": "record_usage", "id": "response_id", "of_responses": "u.model_id, u.advised_id"}
+    if _find_owners(connection, names, touched):
+        connection.execute(_RESPONSES)
+
+
+def _find_owners(connection: sqlite3.Connection, names: Mapping[str, str], touched: str) -> bool:
+    """Fills `owners` with the record that owns each touched response or tool call; whether there are any."""
+    execute = connection.execute
+    execute("DELETE FROM temp.owners")
+    execute(_OWNERS.format(**names, touched=touched))
+    are_any, are_tied = execute(_FOUND.format(**names)).fetchone()
+    if are_tied:
+        execute(_TIED_OWNERS.format(**names))
+    return bool(are_any)
+
+
+def _derive_sessions(connection: sqlite3.Connection) -> None:
     """Derives the touched sessions, once their responses and tool calls are."""
+    connection.execute("DELETE FROM temp.notable")
+    connection.execute(_NOTABLE, _TYPES)
     connection.execute(_SESSIONS, _TYPES)
     _assign_projects(connection)
     session_facts.derive(connection)
     relations.derive(connection)
-
-
-def _find_owners(connection: sqlite3.Connection, id: str, table: str, touched: str) -> None:
-    """Fills `owners` with the record that owns each touched response or tool call."""
-    connection.execute("DELETE FROM temp.owners")
-    for sql in (_OWNERS, _TIED_OWNERS):
-        connection.execute(sql.format(id=id, table=table, touched=touched))
 
 
 def price_days(connection: sqlite3.Connection, days: str = _KNOWN_DAYS) -> None:

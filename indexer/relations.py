@@ -39,7 +39,7 @@ WHERE EXISTS (
 """
 _ALL_COPIED = """
 INSERT INTO temp.copied
-SELECT response_id FROM record_usage GROUP BY response_id HAVING min(record_id >> 40) < max(record_id >> 40)
+SELECT response_id FROM record_usage GROUP BY response_id HAVING min(record_id) >> 40 < max(record_id) >> 40
 """
 _MOST = "SELECT 2 * (SELECT count(*) FROM temp.touched_sessions) > (SELECT count(*) FROM sessions)"
 _SHARED = """
@@ -53,6 +53,12 @@ CROSS JOIN contexts AS c ON c.id = r.context_id AND c.session_id <> o.session_id
 """
 _TOUCHED = "IN (SELECT id FROM temp.touched_sessions)"
 _OUTDATED = f"DELETE FROM session_relations WHERE session_id {_TOUCHED} OR parent_id {_TOUCHED}"
+# Most have nothing to do with another.
+_ARE_RELATED = f"""
+SELECT
+  EXISTS (SELECT 1 FROM temp.copied)
+  OR EXISTS (SELECT 1 FROM temp.said WHERE session_id {_TOUCHED} OR parent_id {_TOUCHED})
+"""
 # Two sessions that have responses in common: the one that owns more of them is the parent of the other, unless they say
 # otherwise. One that says whom it was copied from has no other parent.
 _PAIRS = """
@@ -127,8 +133,10 @@ def derive(connection: sqlite3.Connection) -> None:
         execute(f"DELETE FROM temp.{table.partition(' ')[0]}")
     connection.executemany("INSERT OR IGNORE INTO temp.said VALUES (?, ?, ?, ?)", _said(connection))
     execute(_ALL_COPIED if execute(_MOST).fetchone()[0] else _COPIED)
-    for sql in (_SHARED, _OUTDATED, _RELATIONS, _COUNTS):
-        execute(sql)
+    execute(_OUTDATED)
+    if execute(_ARE_RELATED).fetchone()[0]:
+        for sql in (_SHARED, _RELATIONS, _COUNTS):
+            execute(sql)
 
 
 def _said(connection: sqlite3.Connection) -> list[tuple[int, int, str, str]]:

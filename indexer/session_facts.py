@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
 
-_TYPES = {
+TYPES = {
     "prompt": digest_text("user", "prompt"),
     "command": digest_text("user", "command"),
     "interruption": digest_text("user", "interruption"),
@@ -23,24 +23,22 @@ _COLUMNS = (
 )  # fmt: skip
 _EDITS = ", ".join(f"'{name}'" for name in EDITS)
 
-# Texts are only fetched where CASE asks for them: the rest comes from the index on contexts, times and types.
 _RECORDS = """
 SELECT
-  c.session_id,
+  n.session_id,
   sum(CASE
-    WHEN c.is_sidechain THEN 0
-    WHEN r.type_id = :prompt THEN 1
-    WHEN r.type_id = :command THEN r.text LIKE '%<command-name>%'
+    WHEN n.is_sidechain THEN 0
+    WHEN n.type_id = :prompt THEN 1
+    WHEN n.type_id = :command THEN r.text LIKE '%<command-name>%'
     ELSE 0
   END) AS turn_count,
-  count(DISTINCT CASE WHEN r.type_id = :pull_request THEN r.text END) AS pull_request_count,
-  sum(r.type_id = :compaction AND NOT c.is_sidechain) AS compaction_count,
-  sum(r.type_id = :interruption) AS interruption_count,
-  sum(r.type_id = :api_error) AS api_error_count
-FROM contexts AS c
-JOIN records AS r ON r.context_id = c.id
-WHERE c.session_id IN (SELECT id FROM temp.touched_sessions)
-GROUP BY c.session_id
+  count(DISTINCT CASE WHEN n.type_id = :pull_request THEN r.text END) AS pull_request_count,
+  sum(n.type_id = :compaction AND NOT n.is_sidechain) AS compaction_count,
+  sum(n.type_id = :interruption) AS interruption_count,
+  sum(n.type_id = :api_error) AS api_error_count
+FROM temp.notable AS n
+JOIN records AS r ON r.id = n.id
+GROUP BY n.session_id
 """
 _TOOLS = f"""
 SELECT
@@ -52,12 +50,22 @@ FROM tool_calls AS t
 WHERE t.session_id IN (SELECT id FROM temp.touched_sessions)
 GROUP BY t.session_id
 """
+# Of a conversation with one model nothing has to be put in order.
 _MODELS = """
 SELECT session_id, sum(is_change) AS model_change_count
 FROM (
   SELECT session_id, model_id <> lag(model_id) OVER (PARTITION BY session_id ORDER BY at, id) AS is_change
   FROM responses
-  WHERE part = 0 AND NOT is_sidechain AND session_id IN (SELECT id FROM temp.touched_sessions)
+  WHERE part = 0 AND NOT is_sidechain AND session_id IN (
+    SELECT session_id
+    FROM (
+      SELECT DISTINCT session_id, model_id
+      FROM responses
+      WHERE part = 0 AND NOT is_sidechain AND session_id IN (SELECT id FROM temp.touched_sessions)
+    )
+    GROUP BY session_id
+    HAVING count(*) > 1
+  )
 )
 GROUP BY session_id
 """
@@ -76,8 +84,8 @@ WHERE s.id IN (SELECT id FROM temp.touched_sessions)
 
 
 def derive(connection: sqlite3.Connection) -> None:
-    """Counts the touched sessions anew."""
-    connection.execute(_FACTS, _TYPES)
+    """Counts the touched sessions anew, from their records in `notable`, responses and tool calls."""
+    connection.execute(_FACTS, TYPES)
     connection.execute(
         "DELETE FROM session_facts WHERE session_id IN (SELECT id FROM temp.touched_sessions)"
         " AND NOT EXISTS (SELECT 1 FROM sessions WHERE id = session_facts.session_id)"

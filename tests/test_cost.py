@@ -12,11 +12,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import SESSION, Home, append, assistant, line, text, tool_result, tool_use, usage, user, write
 from conftest import CHECKOUT, clean_environment
+
+from indexer.refresh import refresh
 
 # Runs `cm` as its script does, and then says what it imported, opened and asked of SQLite.
 OBSERVED = """
@@ -224,6 +228,34 @@ def test_of_a_transcript_that_grew_only_what_is_new_is_read_and_samples_of_what_
     append(path, [added := line(assistant())])
     # The first and the last 4 KiB of what was known, and of what is known now.
     assert len(added) <= read_bytes(path) <= len(added) + 4 * 4096
+
+
+# The first index
+
+
+def steps_of_a_load(db: Path) -> int:
+    """How often SQLite stopped, at every thousandth step of its programs, while all transcripts were indexed."""
+    stops: list[None] = []
+
+    class Counted(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.set_progress_handler(lambda: stops.append(None), 1000)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counted))
+        refresh(db=str(db))
+    return len(stops)
+
+
+def test_twice_the_history_takes_a_load_twice_the_steps(home: Home, tmp_path: Path):
+    """While an index is loaded its tables have few indexes: what looks for each row reads through all others."""
+    steps = []
+    for number in range(120):
+        session(home, number)
+        if number in (59, 119):
+            steps.append(steps_of_a_load(tmp_path / f"{number}.db"))
+    assert steps[1] < 2.2 * steps[0]
 
 
 # Plans
