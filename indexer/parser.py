@@ -561,7 +561,7 @@ def _edited(given: Raw) -> str | None:
 
 
 def _result_bytes(content: str | list[ResultBlock] | None) -> int:
-    if content.__class__ is list:
+    if isinstance(content, list):
         return sum([_text_bytes(item.text) for item in content])
     return _text_bytes(content)
 

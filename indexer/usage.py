@@ -68,14 +68,16 @@ def calls(usage: Usage | dict[str, Any]) -> tuple[Numbers, Sequence[tuple[str, N
     Its own call has per field the larger of the top level and its `message` iterations; the advisor's are billed, and
     not in the top level.
     """
-    if usage.__class__ is not dict:
+    if isinstance(usage, dict):
+        said = usage
+    else:
         # Nearly every record is as it should be; the careful reading of the others takes five times as long.
         found = _quick(usage)
         if found is not None:
             return found, ()
-        usage = to_builtins(usage)
-    found = _careful(usage)
-    return found, _advisor_calls(usage, found[-1])
+        said = to_builtins(usage)
+    numbers = _careful(said)
+    return numbers, _advisor_calls(said, numbers[-1])
 
 
 def _quick(usage: Any) -> Numbers | None:
