@@ -77,8 +77,8 @@ FROM_META, FROM_RECORD, FROM_CALL = 0, 1, 2
 
 # Milliseconds of the parts of a time as Claude Code writes it, "2026-01-02T03:04:05.678Z": to look them up takes half
 # as long as to parse it.
-_days: dict[str, int] = {}
-_MINUTES = {f"{minute // 60:02}:{minute % 60:02}:": minute * 60_000 for minute in range(1440)}
+_minutes: dict[str, int] = {}
+_MINUTES_KEPT = 10_000
 _SECONDS = {f"{second:02}.": second * 1000 for second in range(60)}
 _MILLISECONDS = {f"{millisecond:03}Z": millisecond for millisecond in range(1000)}
 
@@ -133,11 +133,13 @@ def milliseconds(value: str | None) -> int | None:
     if value is None:
         return None
     try:
-        return _days[value[:11]] + _MINUTES[value[11:17]] + _SECONDS[value[17:20]] + _MILLISECONDS[value[20:]]
+        return _minutes[value[:17]] + _SECONDS[value[17:20]] + _MILLISECONDS[value[20:]]
     except KeyError:
         found = _milliseconds(value)
-    if found is not None and value[11:17] in _MINUTES and value[17:20] in _SECONDS and value[20:] in _MILLISECONDS:
-        _days[value[:11]] = found - found % 86_400_000
+    if found is not None and value[17:20] in _SECONDS and value[20:] in _MILLISECONDS and found < LATEST - 60_000:
+        if len(_minutes) == _MINUTES_KEPT:
+            _minutes.clear()
+        _minutes[value[:17]] = found - found % 60_000
     return found
 
 
