@@ -188,10 +188,17 @@ class Batch:
 
     def take(self, tail: Batch) -> None:
         """Adds the rows of a final line without its newline, which is not counted among the lines."""
-        for name in ("sessions", "models", "types", "contexts"):
-            getattr(self, name).update(getattr(tail, name))
-        for name in ("agents", "records", "usage", "tool_uses", "tool_results", "passages", "skipped"):
+        self.take_shared(tail)
+        for name in ("records", "usage", "tool_uses", "tool_results", "passages", "skipped"):
             getattr(self, name).extend(getattr(tail, name))
+
+    def take_shared(self, other: Batch) -> None:
+        """Adds what rows of several batches refer to."""
+        self.sessions |= other.sessions
+        self.models |= other.models
+        self.types |= other.types
+        self.contexts |= other.contexts
+        self.agents += other.agents
 
 
 class Parser:

@@ -79,12 +79,23 @@ def _add_models(connection: sqlite3.Connection, models: Mapping[int, str]) -> No
 
 def add(connection: sqlite3.Connection, batch: Batch) -> None:
     """Stores the rows of a batch."""
+    add_shared(connection, batch)
+    add_facts(connection, batch)
+
+
+def add_shared(connection: sqlite3.Connection, batch: Batch) -> None:
+    """Stores the rows that records refer to."""
     many = connection.executemany
     many(SESSION, batch.sessions.items())
     _add_models(connection, batch.models)
     many(TYPE, [(key, *names) for key, names in batch.types.items()])
     many(CONTEXT, batch.contexts.values())
     many(_AGENT, batch.agents)
+
+
+def add_facts(connection: sqlite3.Connection, batch: Batch) -> None:
+    """Stores the records, and what each says."""
+    many = connection.executemany
     many(_RECORD, batch.records)
     many(_USAGE, batch.usage)
     many(_TOOL_USE, batch.tool_uses)

@@ -10,6 +10,7 @@ import glob
 import os
 
 from . import accounting, rollups, rows, transcripts
+from .parser import Batch
 from .privacy import Tombstones
 
 TYPE_CHECKING = False
@@ -100,6 +101,7 @@ class _Building:
         self._connection.executemany("INSERT INTO forgotten VALUES (?, ?, ?, ?)", blueprint.forgotten)
         self._tombstones = blueprint.tombstones
         self._files: set[int] = set()
+        self._shared = Batch()  # most transcripts refer to the same, which is stored once
         self.size = 0  # of what was read, or is carried for the archive
 
     def add(self, part: Part) -> None:
@@ -113,10 +115,13 @@ class _Building:
         if part.job.file_id not in self._files:
             self._files.add(part.job.file_id)
             rows.add_file(self._connection, part.job, 0)
-        rows.add(self._connection, part.take_batch())
+        batch = part.take_batch()
+        self._shared.take_shared(batch)
+        rows.add_facts(self._connection, batch)
 
     def finish(self) -> Shard:
         """The shard, with all that can be derived within it."""
+        rows.add_shared(self._connection, self._shared)
         self._connection.execute(_INDEXES + accounting.TOUCHED)
         accounting.touch_all(self._connection)
         accounting.derive_responses(self._connection, is_new=True)
