@@ -205,7 +205,8 @@ class Edit(Struct, gc=False):
     notebook_path: Text = None
 
 
-decode = msgspec.json.Decoder(Record).decode
+_decoder = msgspec.json.Decoder(Record)
+decode, decode_lines = _decoder.decode, _decoder.decode_lines
 decode_edit = msgspec.json.Decoder(Edit).decode
 decode_any = msgspec.json.decode
 # What `decode` raises: not JSON, not of these types, not UTF-8, nested too deeply.

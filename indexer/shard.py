@@ -10,6 +10,7 @@ import glob
 import os
 
 from . import accounting, rollups, rows, staging, transcripts
+from .parser import Batch
 from .privacy import Tombstones
 
 TYPE_CHECKING = False
@@ -95,13 +96,15 @@ class _Building:
 
         # A row takes 0.43 of its time through sqlite3. Never both on one file in one process: each lets go of the
         # other's locks.
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX  # one thread has it: a row takes a tenth less
-        self._connection: Any = apsw.Connection(self.shard.path, flags)  # for what is done here it is as sqlite3's
+        # For what is done here it is as sqlite3's. Only one thread uses it: a mutex for each value is a tenth of a row.
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
+        self._connection: Any = apsw.Connection(self.shard.path, flags)
         self._connection.execute(_PRAGMAS + "BEGIN;" + blueprint.tables + ";").fetchall()  # a pragma answers
         self._connection.execute("INSERT INTO hosts VALUES (1, ?, ?)", blueprint.host)
         self._connection.executemany("INSERT INTO forgotten VALUES (?, ?, ?, ?)", blueprint.forgotten)
         self._tombstones = blueprint.tombstones
         self._files: set[int] = set()
+        self._shared = Batch()  # most transcripts refer to the same, which is stored once
         self.size = 0  # of what was read, or is carried for the archive
 
     def add(self, part: Part) -> None:
@@ -115,10 +118,13 @@ class _Building:
         if part.job.file_id not in self._files:
             self._files.add(part.job.file_id)
             rows.add_file(self._connection, part.job, 0)
-        rows.add(self._connection, part.take_batch())
+        batch = part.take_batch()
+        self._shared.take_shared(batch)
+        rows.add_facts(self._connection, batch)
 
     def finish(self) -> Shard:
         """The shard, with all that can be derived within it."""
+        rows.add_shared(self._connection, self._shared)
         self._connection.execute(_INDEXES + accounting.TOUCHED)
         accounting.derive_all(self._connection)
         rollups.sum_unpriced(self._connection)

@@ -155,7 +155,7 @@ def connect_to_load(path: str) -> Any:
 
     import apsw
 
-    connection = apsw.Connection(path, apsw.SQLITE_OPEN_READWRITE)
+    connection = apsw.Connection(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX)  # only one thread uses it
     connection.execute("PRAGMA synchronous = NORMAL")
     with suppress(apsw.BusyError):  # somebody reads it
         connection.execute("PRAGMA journal_mode = TRUNCATE")

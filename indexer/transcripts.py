@@ -253,8 +253,11 @@ def _description(job: Job) -> bytes | None:
     if not os.path.basename(stem).startswith("agent-"):
         return None
     try:
-        with open(reader.open_regular(f"{stem}.meta.json"), "rb") as file:
-            return _masked(job, file.read(1 << 20))
+        descriptor = reader.open_regular(f"{stem}.meta.json")
+        try:
+            return _masked(job, os.read(descriptor, 1 << 20))
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
 

@@ -9,26 +9,14 @@ from msgspec import to_builtins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NamedTuple
+    from collections.abc import Sequence
+    from typing import Any
 
     from .record import Iteration, Usage
 
-    class Numbers(NamedTuple):
-        """Token counts of one call; `cache_write` holds both lifetimes, `cache_write_1h` the longer one."""
-
-        input: int
-        output: int
-        cache_write: int
-        cache_write_1h: int
-        cache_read: int
-        web_searches: int
-        flags: int
-
-else:
-    from collections import namedtuple
-
-    Numbers = namedtuple("Numbers", "input output cache_write cache_write_1h cache_read web_searches flags")
-
+# Token counts of one call, as the columns of `record_usage` stand: input, output, cache writes of both lifetimes, of
+# these the longer one, cache reads, web searches, flags. A named tuple takes three times as long to make.
+Numbers = tuple[int, int, int, int, int, int, int]
 FAST, US, BATCH, IMPLAUSIBLE, FALLBACK = 1, 2, 4, 8, 16
 # No call has a context of a billion tokens; a count above it is a broken writer's.
 PLAUSIBLE = 10**9
@@ -71,15 +59,25 @@ def _plausible(counts: tuple[int, ...], flags: int) -> Numbers:
     if max(counts) > PLAUSIBLE:
         counts = tuple(0 if count > PLAUSIBLE else count for count in counts)
         flags |= IMPLAUSIBLE
-    return Numbers(counts[0], counts[1], counts[2], min(counts[3], counts[2]), counts[4], counts[5], flags)
+    return counts[0], counts[1], counts[2], min(counts[3], counts[2]), counts[4], counts[5], flags
 
 
-def numbers(usage: Usage | dict[str, Any]) -> Numbers:
-    """What a usage object says of its own call: per field the larger of the top level and its `message` iterations."""
+def calls(usage: Usage | dict[str, Any]) -> tuple[Numbers, Sequence[tuple[str, Numbers]]]:
+    """What a usage object says of its own call and, in order, model and numbers of each call of the advisor.
+
+    Its own call has per field the larger of the top level and its `message` iterations; the advisor's are billed, and
+    not in the top level.
+    """
     if isinstance(usage, dict):
-        return _careful(usage)
-    # Nearly every record is as it should be; the careful reading of the others takes five times as long.
-    return _quick(usage) or _careful(to_builtins(usage))
+        said = usage
+    else:
+        # Nearly every record is as it should be; the careful reading of the others takes five times as long.
+        found = _quick(usage)
+        if found is not None:
+            return found, ()
+        said = to_builtins(usage)
+    numbers = _careful(said)
+    return numbers, _advisor_calls(said, numbers[-1])
 
 
 def _quick(usage: Any) -> Numbers | None:
@@ -91,20 +89,13 @@ def _quick(usage: Any) -> Numbers | None:
     if tools is not None:
         searches = tools.web_search_requests
     try:
-        if (
-            0 <= tokens_in <= PLAUSIBLE
-            and 0 <= out <= PLAUSIBLE
-            and 0 <= read <= PLAUSIBLE
-            and hour >= 0
-            and minutes >= 0
-            and 0 <= hour + minutes <= write <= PLAUSIBLE
-            and 0 <= searches <= PLAUSIBLE
-            and (not usage.iterations or _repeats(usage.iterations, usage))
-        ):
-            flags = _flags(usage.speed, usage.inference_geo, usage.service_tier)
-            return Numbers(tokens_in, out, write, hour, read, searches, flags)
+        # Bits of all: negative if one is, and else no smaller than the largest.
+        bits = tokens_in | out | read | write | hour | minutes | searches
     except TypeError:
-        pass  # one of them is absent
+        return None  # one of them is absent
+    if 0 <= bits <= PLAUSIBLE and hour + minutes <= write and (not usage.iterations or _repeats(usage)):
+        flags = _flags(usage.speed, usage.inference_geo, usage.service_tier)
+        return tokens_in, out, write, hour, read, searches, flags
     return None
 
 
@@ -112,11 +103,11 @@ def _flags(speed: Any, geo: Any, tier: Any) -> int:
     return (FAST if speed == "fast" else 0) | (US if geo == "us" else 0) | (BATCH if tier == "batch" else 0)
 
 
-def _repeats(iterations: list[Iteration], usage: Usage) -> bool:
+def _repeats(usage: Any) -> bool:
     """Whether the iterations only say once more what the top level says."""
-    only = iterations[0]
+    only: Iteration = usage.iterations[0]
     return (
-        len(iterations) == 1
+        len(usage.iterations) == 1
         and only.type == "message"
         and only.input_tokens == usage.input_tokens
         and only.output_tokens == usage.output_tokens
@@ -151,16 +142,9 @@ def _iterations(usage: dict[str, Any]) -> list[dict[str, Any]]:
     return [item for item in iterations if isinstance(item, dict)] if isinstance(iterations, list) else []
 
 
-def advisor_calls(usage: Usage | dict[str, Any], flags: int) -> list[tuple[str, Numbers]]:
-    """Model and numbers of the advisor's calls, in order: billed, and not in the top level."""
-    if isinstance(usage, dict):
-        iterations = _iterations(usage)
-    elif usage.iterations and (len(usage.iterations) > 1 or usage.iterations[0].type == "advisor_message"):
-        iterations = to_builtins(usage.iterations)
-    else:
-        return []
+def _advisor_calls(usage: dict[str, Any], flags: int) -> list[tuple[str, Numbers]]:
     calls = []
-    for item in iterations:
+    for item in _iterations(usage):
         if item.get("type") == "advisor_message":
             count = _Counts(flags & (FAST | US | BATCH))
             write, hour = count.cache_write(item)
@@ -182,8 +166,8 @@ def response_key(
     request_id: str | None,
     session: str,
     uuid: str | None,
-    counts: Numbers,
-    line: bytes | memoryview,
+    numbers: Numbers,
+    line: bytes,
 ) -> str:
     """What makes records the same response, whichever file they stand in.
 
@@ -195,11 +179,12 @@ def response_key(
     if message_id and request_id:
         return f"request:{request_id}:{message_id}"
     if message_id:
-        return f"session:{session}:{message_id}:{counts.input}:{counts.cache_write}:{counts.cache_read}"
+        tokens_in, _, cache_write, _, cache_read, *_ = numbers
+        return f"session:{session}:{message_id}:{tokens_in}:{cache_write}:{cache_read}"
     if uuid:
         return f"uuid:{uuid}"
     # A stale copy may end before the carriage return of its last line.
-    return f"sha256:{sha256(bytes(line).strip()).hexdigest()}"
+    return f"sha256:{sha256(line.strip()).hexdigest()}"
 
 
 def searches(said: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any, get_args, get_origin
 
@@ -488,6 +489,41 @@ def test_it_does_not_matter_in_how_many_pieces_lines_arrive(data, draw):
     assert (records, skipped) == (at_once.records, at_once.skipped)
 
 
+OBJECT = said({"type": "system", "content": {"a": {}}})
+# Together they have as many records as lines, or each begins and ends with a brace, though not each is one record.
+MISLEADING = [
+    A,
+    A + B,
+    A + b" " + B,
+    b"",
+    b" " + A,
+    A + b"\r",
+    A + b" ",
+    A.replace(b",", b",\n", 1),
+    OBJECT.replace(b"}", b"}\n", 1),
+    OBJECT.replace(b"{", b"\n{"),
+    b'{"type":"system","content":[{}\n,{}]}',
+    b'{"type":"system","content":"}\n{"}',
+    b"[" + A + b"]",
+    b"{}",
+    b"{" + A + b"}",
+]
+
+
+@given(st.lists(st.sampled_from(MISLEADING), min_size=1, max_size=6), st.booleans())
+def test_every_line_counts_for_itself_whatever_stands_beside_it(shapes, is_ended):
+    whole = b"\n".join(shapes) + (b"\n" if is_ended else b"")
+    together, apart = Parser(1, "the-file", MTIME), Parser(1, "the-file", MTIME)
+    at_once, start = together.feed(whole, 0), 0
+    records, skipped = [], []
+    for one in re.findall(rb"[^\n]*\n|[^\n]+", whole):
+        batch = apart.feed(one, start)
+        records += batch.records
+        skipped += batch.skipped
+        start += len(one)
+    assert (at_once.records, at_once.skipped) == (records, skipped)
+
+
 _SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5)
 _ANY = st.recursive(
     _SCALARS,
@@ -529,7 +565,7 @@ def test_a_record_gives_the_same_rows_whether_or_not_its_fields_are_of_their_typ
     line = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     quick, careful = Parser(1, "the-file", MTIME), Parser(1, "the-file", MTIME)
     batch = quick.feed(line + b"\n", 0)
-    careful._batch = Batch()
+    careful._batch, careful._data = Batch(), line
     careful.line_count = 1
     careful._pieces(line, 0)
     for name in Batch.__slots__:
