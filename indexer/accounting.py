@@ -335,6 +335,7 @@ def derive(connection: sqlite3.Connection) -> int:
     price_days(connection, _TOUCHED_DAYS)
     rollups.derive(connection)
     _derive_sessions(connection)
+    rollups.derive_projects(connection)
     for table in ("touched_responses", "touched_calls", "touched_sessions"):
         connection.execute(f"DELETE FROM temp.{table}")
     return int(added)

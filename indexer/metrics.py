@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from .store import snapshot
 
@@ -81,19 +84,18 @@ def _vars(found: dict[str, ModelMetrics]) -> dict[str, dict[str, Any]]:
     return {name: dict(vars(metrics)) for name, metrics in found.items()}
 
 
-# Sums of responses of one project and model: tokens, costs in nanodollars, NULL where nothing has a price.
+# Sums of responses of one project and model: tokens, costs in nanodollars, responses, tokens without a price.
 _SUMS = """
 SELECT
   p.path, p.name, m.name,
-  sum(u.input_tokens), sum(u.output_tokens), sum(u.cache_creation_tokens), sum(u.cache_read_tokens),
-  sum(u.input_nano), sum(u.output_nano), sum(u.cache_write_nano), sum(u.cache_read_nano), sum(u.web_search_nano),
-  sum(u.responses),
-  sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens END)
-FROM local_days AS u
-JOIN sessions AS s ON s.id = u.session_id
-JOIN projects AS p ON p.id = s.project_id
-JOIN models AS m ON m.id = u.model_id
-GROUP BY p.id, m.id
+  sum(u.input_tokens), sum(u.output_tokens), sum(u.cache_write_tokens), sum(u.cache_read_tokens),
+  ifnull(sum(u.input), 0), ifnull(sum(u.output), 0),
+  ifnull(sum(u.cache_write), 0), ifnull(sum(u.cache_read), 0), ifnull(sum(u.web_search), 0),
+  sum(u.responses), sum(u.unpriced_tokens)
+FROM usage_projects AS u
+CROSS JOIN projects AS p ON p.id = u.project_id
+CROSS JOIN models AS m ON m.id = u.model_id
+GROUP BY u.project_id, u.model_id
 ORDER BY p.path, m.name
 """
 
@@ -101,7 +103,7 @@ _CONVERSATIONS = """
 SELECT p.path, count(*)
 FROM sessions AS s
 JOIN projects AS p ON p.id = s.project_id
-WHERE s.id IN (SELECT session_id FROM usage_days)
+WHERE EXISTS (SELECT 1 FROM usage_days AS d WHERE d.session_id = s.id)
 GROUP BY p.id
 """
 
@@ -118,46 +120,54 @@ def from_index(connection: sqlite3.Connection) -> ClaudeMetrics:
 
 
 def assemble(sums: Iterable[Sequence[Any]], conversations: dict[str, int], last_updated: str | None) -> ClaudeMetrics:
-    """Builds the object from sums per project and model, in the columns of the index's query."""
+    """Builds the object from sums per project and model, in the columns of the index's query and its order."""
     metrics = ClaudeMetrics(last_updated=last_updated, conversations_count=sum(conversations.values()))
-    models: dict[str, list[int]] = {}
-    projects: dict[str, list[int]] = {}
-    for path, name, model, *row in sums:
-        # NULL: nothing of it has a price.
-        values, unpriced = [value or 0 for value in row[:-1]], row[-1]
-        project = metrics.project_breakdown.setdefault(path, ProjectMetrics(name=name))
-        project.conversation_count = conversations.get(path, 0)
-        project.models[model] = _model(values)
-        for totals, key in ((models, model), (projects, path)):
-            totals[key] = [a + b for a, b in zip(totals.get(key, [0] * len(values)), values, strict=True)]
-        if unpriced:
-            metrics.unpriced_models[model] = metrics.unpriced_models.get(model, 0) + unpriced
-    metrics.model_breakdown = {model: _model(values) for model, values in sorted(models.items())}
-    metrics.unpriced_models = dict(sorted(metrics.unpriced_models.items()))
-    for path, values in projects.items():
-        _fill(metrics.project_breakdown[path], values)
-        metrics.project_breakdown[path].message_count = values[9]
-    total = [sum(column) for column in zip(*models.values(), strict=True)] or [0] * 10
-    _fill(metrics, total)
-    metrics.messages_count = total[9]
+    of_models: dict[str, list[list[int]]] = defaultdict(list)
+    unpriced: dict[str, int] = defaultdict(int)
+    for (path, name), rows in groupby(sums, itemgetter(0, 1)):
+        project = ProjectMetrics(name, conversation_count=conversations.get(path, 0))
+        of_project = []
+        for _, _, model, *values, tokens in rows:
+            project.models[model] = _model(*values)
+            of_models[model].append(values)
+            of_project.append(values)
+            unpriced[model] += tokens
+        project.message_count = _fill(project, of_project)
+        metrics.project_breakdown[path] = project
+    totals = {model: _total(found) for model, found in sorted(of_models.items())}
+    metrics.model_breakdown = {model: _model(*values) for model, values in totals.items()}
+    metrics.unpriced_models = {model: tokens for model, tokens in sorted(unpriced.items()) if tokens}
+    metrics.messages_count = _fill(metrics, totals.values())
     return metrics
 
 
-def _model(values: Sequence[int]) -> ModelMetrics:
-    found = ModelMetrics(values[0], values[1], values[2], values[3], message_count=values[9])
-    found.input_cost, found.output_cost = values[4] / NANO, values[5] / NANO
-    found.cache_write_cost, found.cache_read_cost = values[6] / NANO, values[7] / NANO
-    found.web_search_cost, found.total_cost = values[8] / NANO, sum(values[4:9]) / NANO
-    return found
+def _total(rows: Iterable[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]
 
 
-def _fill(target: ClaudeMetrics | ProjectMetrics, values: Sequence[int]) -> None:
-    target.total_input_tokens, target.total_output_tokens = values[0], values[1]
-    target.total_cache_creation_tokens, target.total_cache_read_tokens = values[2], values[3]
-    target.total_cost = sum(values[4:9]) / NANO
+def _model(
+    input: int, output: int, write: int, read: int,
+    of_input: int, of_output: int, of_write: int, of_read: int, of_searches: int, responses: int,
+) -> ModelMetrics:  # fmt: skip
+    total = of_input + of_output + of_write + of_read + of_searches
+    return ModelMetrics(
+        input, output, write, read,
+        of_input / NANO, of_output / NANO, of_write / NANO, of_read / NANO, of_searches / NANO, total / NANO, responses,
+    )  # fmt: skip
+
+
+def _fill(target: ClaudeMetrics | ProjectMetrics, rows: Iterable[Sequence[int]]) -> int:
+    """Gives it the sums of the rows; returns the responses."""
+    input, output, cache_write, cache_read, *costs, responses = _total(rows) or [0] * 10
+    target.total_input_tokens, target.total_output_tokens = input, output
+    target.total_cache_creation_tokens, target.total_cache_read_tokens = cache_write, cache_read
+    target.total_cost = sum(costs) / NANO
+    return responses
 
 
 def total_cost(connection: sqlite3.Connection) -> float | None:
     """USD of everything indexed; None where nothing has a price."""
-    (nano,) = connection.execute("SELECT sum(cost_nano) FROM local_days").fetchone()
+    (nano,) = connection.execute(
+        "SELECT sum(input + output + cache_write + cache_read + web_search) FROM usage_projects"
+    ).fetchone()
     return None if nano is None else nano / NANO

@@ -1,4 +1,4 @@
-"""Rollups: sums of responses by quarter of an hour and by local day, and of tool calls, which reports read instead.
+"""Rollups: sums of responses by quarter of an hour, by local day and by project, and of tool calls: what reports read.
 
 What changes of responses and calls changes them in the same transaction. The offset of a time zone is a multiple of a
 quarter of an hour, so the quarters serve every zone, hours and blocks; the days are those of the configured zone. Each
@@ -14,38 +14,45 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DAY, QUARTER = 86_400_000, 900_000
+# 64 days: to sum one of them anew takes 1 ms at a million messages, and all projects are half as many rows as of 32.
+SPAN = 6
 
 # What is summed from responses and calls, with what is touched of it and its key; the days are from the quarters.
 SUMMED = {
     "usage_quarters": ("touched_quarters", "quarter, session_id, context_id, model_id, host_id, kind"),
     "usage_tools": ("touched_tools", "quarter, session_id, name, model_id, host_id, day, kind"),
 }
-# Rows that are made anew: those of usage_quarters, usage_days and usage_tools.
-_TOUCHED = {"touched_quarters": "quarter", "touched_days": "day", "touched_tools": "quarter"}
+# Rows that are made anew, and by what they are known: those of usage_quarters, usage_days, usage_tools, usage_projects.
+_TOUCHED = {
+    "touched_quarters": ("quarter", "session_id"),
+    "touched_days": ("day", "session_id"),
+    "touched_tools": ("quarter", "session_id"),
+    "touched_projects": ("project_id", "span"),
+}
 TOUCHED = tuple(
     f"CREATE TEMP TABLE IF NOT EXISTS {table} ("
-    f"session_id INTEGER, {column} INTEGER, PRIMARY KEY ({column}, session_id)) WITHOUT ROWID;\n"
-    for table, column in _TOUCHED.items()
+    f"{first} INTEGER, {second} INTEGER, PRIMARY KEY ({first}, {second})) WITHOUT ROWID;\n"
+    for table, (first, second) in _TOUCHED.items()
 )
 
 _TOUCH_QUARTERS = f"""
 INSERT OR IGNORE INTO temp.touched_quarters
-SELECT session_id, at / {QUARTER} FROM responses WHERE id IN (SELECT id FROM temp.touched_responses)
+SELECT at / {QUARTER}, session_id FROM responses WHERE id IN (SELECT id FROM temp.touched_responses)
 """
 # Both ends of a quarter, because it may lie in two days; another day that is touched is only made again.
 _TOUCH_DAYS = f"""
 INSERT OR IGNORE INTO temp.touched_days
-SELECT t.session_id, (t.quarter * {QUARTER} + e.ms + coalesce(
+SELECT (t.quarter * {QUARTER} + e.ms + coalesce(
   (SELECT z.offset_ms FROM zone_offsets AS z WHERE z.from_at <= t.quarter * {QUARTER} + e.ms
   ORDER BY z.from_at DESC LIMIT 1), 0
-)) / {DAY}
+)) / {DAY}, t.session_id
 FROM temp.touched_quarters AS t
 CROSS JOIN (SELECT 0 AS ms UNION ALL SELECT {QUARTER - 1}) AS e
 """
 # All calls of a response: the first of them may be another now.
 _TOUCH_TOOLS = f"""
 INSERT OR IGNORE INTO temp.touched_tools
-SELECT session_id, started_at / {QUARTER} FROM tool_calls
+SELECT started_at / {QUARTER}, session_id FROM tool_calls
 WHERE id IN (SELECT id FROM temp.touched_calls) OR response_id IN (
   SELECT id FROM temp.touched_responses
   UNION SELECT response_id FROM tool_calls WHERE id IN (SELECT id FROM temp.touched_calls)
@@ -130,7 +137,31 @@ _OF_TOOLS = f"""temp.touched_tools AS k
 CROSS JOIN tool_calls AS t ON
   t.session_id = k.session_id
   AND t.started_at >= k.quarter * {QUARTER} AND t.started_at < (k.quarter + 1) * {QUARTER}"""
-_LEAVE = "DELETE FROM {table} WHERE ({column}, session_id) IN (SELECT {column}, session_id FROM temp.{touched})"
+_LEAVE = "DELETE FROM {table} WHERE ({columns}) IN (SELECT {columns} FROM temp.{touched})"
+
+# All that the touched sessions are summed in: one that has more than a few days of these is rare.
+_TOUCH_PROJECTS = f"""
+INSERT OR IGNORE INTO temp.touched_projects
+SELECT s.project_id, d.day >> {SPAN}
+FROM (SELECT session_id FROM temp.touched_days UNION SELECT id FROM temp.touched_sessions) AS t
+CROSS JOIN sessions AS s ON s.id = t.session_id
+CROSS JOIN usage_days AS d ON d.session_id = s.id
+"""
+_PROJECTS = f"""
+SELECT
+  s.project_id, u.model_id, u.day >> {SPAN}, sum(u.responses),
+  sum(u.input_tokens), sum(u.output_tokens), sum(u.cache_write_tokens), sum(u.cache_read_tokens),
+  sum((u.input_tokens + u.output_tokens + u.cache_write_tokens + u.cache_read_tokens) * (u.input IS NULL)),
+  sum(u.input), sum(u.output), sum(u.cache_write), sum(u.cache_read), sum(u.web_search)
+FROM {{source}}
+GROUP BY 1, 2, 3
+"""
+_ALL_PROJECTS = _PROJECTS.format(source="usage_days AS u\nJOIN sessions AS s ON s.id = u.session_id")
+# Each span is read once, of however many projects.
+_OF_PROJECTS = f"""(SELECT DISTINCT span FROM temp.touched_projects) AS t
+CROSS JOIN usage_days AS u ON u.day >= t.span << {SPAN} AND u.day < (t.span + 1) << {SPAN}
+CROSS JOIN sessions AS s ON s.id = u.session_id
+WHERE (s.project_id, t.span) IN (SELECT project_id, span FROM temp.touched_projects)"""
 
 # What a row's tokens cost, where the threshold of long contexts is the usual one.
 _RATE = """
@@ -161,7 +192,7 @@ SET (input, output, cache_write, cache_read, web_search, cache_saved{{column}}) 
 """
 _TOUCH_ROUNDED = f"""
 INSERT OR IGNORE INTO temp.{{touched}}
-SELECT q.session_id, q.quarter
+SELECT q.quarter, q.session_id
 FROM {{table}} AS q
 {{where}} AND EXISTS (SELECT 1 FROM {_RATE} AND NOT ({_IS_WHOLE}))
 """
@@ -201,20 +232,33 @@ def touch_shard(connection: sqlite3.Connection) -> None:
     """Marks the rows that sum what was copied from the attached shard, which was derived there."""
     for table, touched, at in (("responses", "quarters", "at"), ("tool_calls", "tools", "started_at")):
         connection.execute(
-            f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT session_id, {at} / {QUARTER} FROM shard.{table}"
+            f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT {at} / {QUARTER}, session_id FROM shard.{table}"
         )
 
 
 def derive(connection: sqlite3.Connection) -> None:
-    """Makes the marked rows anew, and those of what is touched; while an index is loaded it only marks them."""
+    """Makes the marked rows anew, and those of what is touched, but of projects; only marks while an index is loaded."""
     touch_calls(connection)
     touch_responses(connection)
-    if connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is None:
+    if not _is_loading(connection):
         connection.execute(_TOUCH_DAYS)
+        connection.execute(_TOUCH_PROJECTS)
         _leave(connection, "usage_days", "touched_days")
         _sum_touched(connection)
         _insert(connection, "usage_days", _DAYS.format(source=_OF_DAYS))
+
+
+def derive_projects(connection: sqlite3.Connection) -> None:
+    """Makes the rows of projects anew, once it is known of which the touched sessions are; forgets what was marked."""
+    if not _is_loading(connection):
+        connection.execute(_TOUCH_PROJECTS)
+        _leave(connection, "usage_projects", "touched_projects")
+        _insert(connection, "usage_projects", _PROJECTS.format(source=_OF_PROJECTS))
         _forget_touched(connection)
+
+
+def _is_loading(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone() is not None
 
 
 def _sum_touched(connection: sqlite3.Connection) -> None:
@@ -239,7 +283,7 @@ def _insert(connection: sqlite3.Connection, table: str, rows: str) -> None:
 
 
 def _leave(connection: sqlite3.Connection, table: str, touched: str) -> None:
-    connection.execute(_LEAVE.format(table=table, touched=touched, column=_TOUCHED[touched]))
+    connection.execute(_LEAVE.format(table=table, touched=touched, columns=", ".join(_TOUCHED[touched])))
 
 
 def _forget_touched(connection: sqlite3.Connection) -> None:
@@ -271,13 +315,11 @@ def price_all(connection: sqlite3.Connection) -> None:
 
 
 def sum_days(connection: sqlite3.Connection) -> None:
-    """Makes the days anew, from the quarters: of another zone, or at other prices."""
-    connection.execute("DELETE FROM usage_days")
-    _insert(
-        connection,
-        "usage_days",
-        _DAYS.format(source=f"{'local_usage' if is_odd(connection) else 'local_quarters'} AS u"),
-    )
+    """Makes the days anew, from the quarters, and what sums them: of another zone, or at other prices."""
+    source = f"{'local_usage' if is_odd(connection) else 'local_quarters'} AS u"
+    for table, rows in (("usage_days", _DAYS.format(source=source)), ("usage_projects", _ALL_PROJECTS)):
+        connection.execute(f"DELETE FROM {table}")
+        _insert(connection, table, rows)
 
 
 def is_odd(connection: sqlite3.Connection) -> bool:
@@ -304,6 +346,7 @@ def wrong(connection: sqlite3.Connection) -> dict[str, int]:
         "usage_quarters": [_priced_quarters("response_costs AS u")],
         "usage_days": [_DAYS.format(source="local_usage AS u")],
         "usage_tools": [_priced_tools("tool_calls AS t"), _TOOLS_OF_NOTHING.format(calls="tool_calls AS t")],
+        "usage_projects": [_ALL_PROJECTS],
     }
     return {table: found for table, rows in sums.items() if (found := _differences(connection, table, rows))}
 

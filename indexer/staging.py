@@ -20,7 +20,7 @@ _TOUCH = (
     "touched_responses SELECT id FROM temp.staged_responses GROUP BY id HAVING count(*) > 1",
     "touched_calls SELECT id FROM temp.staged_tool_calls GROUP BY id HAVING count(*) > 1",
     *(
-        f"{touched} SELECT session_id, quarter FROM temp.staged_{table} GROUP BY {key} HAVING count(*) > 1"
+        f"{touched} SELECT quarter, session_id FROM temp.staged_{table} GROUP BY {key} HAVING count(*) > 1"
         for table, (touched, key) in SUMMED.items()
     ),
 )
@@ -59,7 +59,7 @@ def settle(connection: sqlite3.Connection) -> int:
     for table, are_copies, at, touched in _COPIES:
         source = f"FROM temp.staged_{table} WHERE {are_copies}"
         execute(f"INSERT OR IGNORE INTO temp.touched_sessions SELECT session_id {source}")
-        execute(f"INSERT OR IGNORE INTO temp.{touched} SELECT session_id, {at} / {QUARTER} {source}")
+        execute(f"INSERT OR IGNORE INTO temp.{touched} SELECT {at} / {QUARTER}, session_id {source}")
     accounting.price_days(connection, _DAYS)
     for table in _TABLES:
         order = SUMMED[table][1] if table in SUMMED else "id"

@@ -559,3 +559,31 @@ CREATE TABLE usage_tools ( -- sums of tool calls, by quarter of an hour, with th
 ) STRICT, WITHOUT ROWID""")
     db.execute("DROP INDEX IF EXISTS tool_calls_session")  # made again, with the time of the calls
     db.execute("DELETE FROM meta WHERE key = 'rollups'")
+
+
+@migrations()
+def sum_projects(db: Database) -> None:
+    """The totals of many sessions: by day they are as many rows as sessions, by project few, however long it goes on.
+
+    They are filled when views are made.
+    """
+    db.execute("""
+CREATE TABLE usage_projects ( -- sums of responses, by project and 64 days in the configured zone; derived
+  project_id INTEGER NOT NULL REFERENCES projects (id), -- project
+  model_id INTEGER NOT NULL REFERENCES models (id), -- model
+  span INTEGER NOT NULL, -- times 64 local days since 1970
+  responses INTEGER NOT NULL, -- responses
+  input_tokens INTEGER NOT NULL, -- input, without cache
+  output_tokens INTEGER NOT NULL, -- output, thinking included
+  cache_write_tokens INTEGER NOT NULL, -- cache writes, both lifetimes
+  cache_read_tokens INTEGER NOT NULL, -- cache reads
+  unpriced_tokens INTEGER NOT NULL, -- of all these tokens, those whose price is not known
+  input INTEGER, -- cost of input, nanodollars; NULL: no price is known of any of them
+  output INTEGER, -- cost of output
+  cache_write INTEGER, -- cost of cache writes
+  cache_read INTEGER, -- cost of cache reads
+  web_search INTEGER, -- cost of searches
+  PRIMARY KEY (project_id, model_id, span)
+) STRICT, WITHOUT ROWID""")
+    db.execute("CREATE INDEX usage_days_session ON usage_days (session_id)")  # which sessions own a response
+    db.execute("DELETE FROM meta WHERE key = 'rollups'")

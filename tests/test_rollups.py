@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -66,6 +67,7 @@ response = st.fixed_dictionaries(
         "session": st.sampled_from(SESSIONS),
         "at": st.sampled_from(MOMENTS),
         "model": st.sampled_from([OPUS, SONNET, UNKNOWN]),
+        "cwd": st.sampled_from(["/home/dev/app", "/home/dev/site"]),  # the earliest tells a session's project
         "usage": numbers,
         "tools": st.lists(st.sampled_from(["Read", "Bash", "mcp__docs__find"]), max_size=3),
         "isSidechain": st.booleans(),
@@ -235,9 +237,34 @@ def assert_reports_are_right(connection: sqlite3.Connection, zone: str, since: s
             for report, key in KEYS.items():
                 _, found = reports.rows(connection, reports.REPORTS[report], query)
                 assert {row[reports.REPORTS[report].key]: sums_of(row) for row in found} == summed(wanted, key), report
-    stats = metrics.from_index(connection)
-    assert stats.messages_count == sum(response["part"] == "response" for response in responses)
+    assert_metrics_are_right(metrics.from_index(connection), responses)
+
+
+def assert_metrics_are_right(stats: metrics.ClaudeMetrics, responses: list[Record]) -> None:
+    """The totals, those of each project, and of each model in it, against sums in Python."""
+    by_project = summed(responses, lambda response: response["project"])
+    of_models = summed(responses, lambda response: (response["project"], response["model"]))
+    assert {path: sums_of_metrics(found) for path, found in stats.project_breakdown.items()} == {
+        path: (*sums[:6], sums[7]) for path, sums in by_project.items()
+    }
+    assert {
+        (path, model): (found.output_tokens, found.message_count, round(found.total_cost * 10**9))
+        for path, project in stats.project_breakdown.items()
+        for model, found in project.models.items()
+    } == {key: (sums[1], sums[4], sums[7]) for key, sums in of_models.items()}
+    unpriced = summed([response for response in responses if response["cost_usd"] is None], itemgetter("model"))
+    assert stats.unpriced_models == {model: sum(sums[:4]) for model, sums in unpriced.items() if sum(sums[:4])}
+    assert (stats.messages_count, stats.conversations_count) == (
+        sum(response["part"] == "response" for response in responses),
+        len({response["session_id"] for response in responses}),
+    )
     assert stats.total_cost == pytest.approx(sum(response["cost_usd"] or 0 for response in responses), abs=1e-9)
+
+
+def sums_of_metrics(found: metrics.ProjectMetrics) -> tuple[int, ...]:
+    tokens = (found.total_input_tokens, found.total_output_tokens)
+    cached = (found.total_cache_creation_tokens, found.total_cache_read_tokens)
+    return (*tokens, *cached, found.message_count, found.conversation_count, round(found.total_cost * 10**9))
 
 
 TOKENS = ("input_tokens", "output_tokens", "cache_creation_tokens", "cache_read_tokens")
@@ -298,7 +325,7 @@ def test_what_processes_add_to_an_index_is_in_its_sums(home: Home, monkeypatch: 
 
 def test_a_wrong_sum_is_found_by_check_and_mended_by_a_full_refresh(index: sqlite3.Connection) -> None:
     for damage in (
-        "UPDATE usage_days SET output_tokens = output_tokens + 1",
+        "UPDATE usage_projects SET output_tokens = output_tokens + 1",
         "DELETE FROM usage_quarters",
         "UPDATE usage_tools SET calls = 7",
     ):
@@ -310,7 +337,7 @@ def test_a_wrong_sum_is_found_by_check_and_mended_by_a_full_refresh(index: sqlit
 
 
 def test_an_index_of_an_earlier_cm_has_its_sums_after_the_next_refresh(index: sqlite3.Connection) -> None:
-    for table in ("usage_days", "usage_quarters", "usage_tools"):
+    for table in ("usage_days", "usage_quarters", "usage_tools", "usage_projects"):
         index.execute(f"DELETE FROM {table}")
     index.execute("DELETE FROM meta WHERE key IN ('rollups', 'views')")
     refresh()

@@ -81,7 +81,7 @@ async def stats(datasette: Datasette, request: Request) -> Response:
 
 
 def _stats(connection: sqlite3.Connection) -> bytes:
-    return (dumps(metrics.from_index(connection).to_dict(), indent=True) + "\n").encode()
+    return (dumps(metrics.from_index(connection), indent=True) + "\n").encode()
 
 
 async def prometheus(datasette: Datasette, request: Request) -> Response:
