@@ -237,7 +237,7 @@ def touch_shard(connection: sqlite3.Connection) -> None:
 
 
 def derive(connection: sqlite3.Connection) -> None:
-    """Makes the marked rows anew, and those of what is touched, but of projects; only marks while an index is loaded."""
+    """Makes the marked rows anew, and those of what is touched, but of projects; of a load it only marks them."""
     touch_calls(connection)
     touch_responses(connection)
     if not _is_loading(connection):
