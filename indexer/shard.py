@@ -27,12 +27,14 @@ BYTES = 24 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
 _DERIVED = ("sessions", "session_facts", "session_relations", "responses", "tool_calls")
 _TABLES = (*rows.FACTS, *_SHARED, *_DERIVED, "agents", "hosts", "files", "forgotten")
-# Pages of 8 KB: a twentieth of the time that rows take to store and to derive; larger ones gain nothing more.
+# Pages of 8 KB: a twentieth of the time that rows take to store and to derive; larger ones gain nothing more, nor do
+# temporary tables in memory.
 _PRAGMAS = """
 PRAGMA page_size = 8192; PRAGMA cache_size = -16384;
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;
 """
-# What deriving looks up by.
+# What deriving looks up by. Tried: one that has all that a response is summed from takes as long to sort as it saves in
+# look-ups, and so does one that has what a call says.
 _INDEXES = """
 CREATE INDEX record_usage_response ON record_usage (response_id, owner_rank, model_id, advised_id);
 CREATE INDEX tool_uses_call ON tool_uses (call_id, owner_rank);
