@@ -21,21 +21,24 @@ if TYPE_CHECKING:
 
     from .transcripts import Job, Part
 
-# Bytes of transcripts in a shard: what a worker's death may cost to read again, against 10 ms to make and take one.
-# Of a worker's time parsing is 60 % (decoding 20), storing rows 19, deriving 21. Tried: mypyc makes parsing a fifth
-# faster and needs a compiler; copying rows whole (SELECT *) saves the writer 0.1 s of 600 MB.
+# Bytes of transcripts in a shard: what a worker's death may cost to read again, against 10 ms to make and take one, and
+# what stands in several, which the writer derives again: with 24 MB of 600 that takes a fifth longer, with 96 as long.
+# Of a worker's time parsing is 64 % (decoding 25), storing rows 19, deriving 17. Tried: mypyc makes parsing a fifth
+# faster and needs a compiler.
 BYTES = 48 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
 _OF_SESSIONS = ("sessions", "session_facts", "session_relations")
 _OF_CALLS = ("responses", "tool_calls")
 _TABLES = (*rows.FACTS, *_SHARED, *_OF_SESSIONS, *_OF_CALLS, *rollups.SUMMED, "agents", "hosts", "files", "forgotten")
 _VIEW = "response_kinds"
-# Pages of 8 KB: a twentieth of the time that rows take to store and to derive; larger ones gain nothing more.
+# Pages of 8 KB: a twentieth of the time that rows take to store and to derive; larger ones gain nothing more, nor do
+# temporary tables in memory.
 _PRAGMAS = """
 PRAGMA page_size = 8192; PRAGMA cache_size = -16384;
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;
 """
-# What deriving looks up by.
+# What deriving looks up by. Tried: one that has all that a response is summed from takes as long to sort as it saves in
+# look-ups, and so does one that has what a call says.
 _INDEXES = """
 CREATE INDEX record_usage_response ON record_usage (response_id, owner_rank, model_id, advised_id);
 CREATE INDEX tool_uses_call ON tool_uses (call_id, owner_rank);
