@@ -169,9 +169,11 @@ def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
     for sql in _TOUCH if is_loading else (*_TOUCH, *_TOUCH_CALLS):
         execute(sql)
     (added,) = (0,) if is_loading else execute(_NEW_RESPONSES).fetchone()
-    for table in rows.FACTS:
-        # Whole rows of an equal table: SQLite copies them as they are, in half the time, where there is no index yet.
-        execute(f"INSERT INTO main.{table} SELECT * FROM shard.{table}")
+    for table, columns in rows.FACTS.items():
+        # In a load there are no indexes yet, and SQLite copies rows of an equal table as they are, in half the time.
+        # Else `*` would name computed columns, too.
+        values = f"SELECT * FROM shard.{table}" if is_loading else f"({columns}) SELECT {columns} FROM shard.{table}"
+        execute(f"INSERT INTO main.{table} {values}")
     for table in (*_SHARED, *_OF_SESSIONS):
         execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
     columns = rows.AGENT_COLUMNS
