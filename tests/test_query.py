@@ -295,6 +295,11 @@ def test_control_characters_from_transcripts_reach_no_terminal(home: Home, run_c
         assert json.loads(out)[0]["text"] == f"a{CONTROLS}b"
 
 
+def test_of_control_characters_a_delete_is_escaped_even_alone(index, run_cm: RunCm):
+    out = ask(run_cm, "SELECT 'a' || char(127) || 'b' AS text", "--format", "json")
+    assert "a\\u007fb" in out and json.loads(out) == [{"text": "a\x7fb"}]
+
+
 def test_control_characters_in_names_of_columns_and_in_errors_are_shown_escaped(index, run_cm: RunCm):
     for form in ("table", "markdown", "json"):
         assert "\x1b" not in ask(run_cm, 'SELECT 1 AS "a\x1b[2Jb"', "--format", form)

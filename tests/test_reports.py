@@ -534,9 +534,11 @@ def test_percentiles_are_the_smallest_times_that_so_many_are_not_above(seconds: 
     ends = [(start + timedelta(seconds=n)).isoformat()[:19] + ".000Z" for n in seconds]
     with TemporaryDirectory() as folder:
         home, db = Home(Path(folder)), Path(folder) / "cm.db"
-        write(home.transcript(), [line for end in ends for line in tried("Bash", at(1, 0), end)])
+        calls = [line for end in ends for name in ("Bash", "Read") for line in tried(name, at(1, 0), end)]
+        write(home.transcript(), [*calls, assistant(tool_use("Glob"))])
         refresh([str(home.root)], str(db))
-        (row,) = select(db, "SELECT * FROM tool_usage")
+        never, row, same = select(db, "SELECT tool, median_ms, p95_ms FROM tool_usage ORDER BY tool = 'Bash', tool")
+    assert (never, same) == ({"tool": "Glob", "median_ms": None, "p95_ms": None}, row | {"tool": "Bash"})
     ordered = sorted(1000 * n for n in seconds)
     for name, share in (("median_ms", 0.5), ("p95_ms", 0.95)):
         assert row[name] == next(n for n in ordered if sum(other <= n for other in ordered) >= share * len(ordered))
