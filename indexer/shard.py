@@ -16,7 +16,7 @@ from .privacy import Tombstones
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from .transcripts import Job, Part
@@ -163,30 +163,41 @@ _INDEX = "SELECT 1 FROM main.sqlite_master WHERE type = 'index' AND tbl_name = '
 
 
 def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
-    """Copies all rows of the attached shard, touches what must be derived again; returns responses not known before.
+    """Takes over the attached shard and touches what must be derived again; returns responses not known before.
 
-    Of a load what was derived is staged, and only then counted.
+    Those of a load are staged, and counted at its end.
     """
-    execute = connection.execute
-    for sql in _TOUCH if is_loading else (*_TOUCH, *_TOUCH_CALLS):
-        execute(sql)
-    (added,) = (0,) if is_loading else execute(_NEW_RESPONSES).fetchone()
-    is_bare = execute(_INDEX).fetchone() is None
-    for table, columns in rows.FACTS.items():
-        values = f"SELECT * FROM shard.{table}" if is_bare else f"({columns}) SELECT {columns} FROM shard.{table}"
-        execute(f"INSERT INTO main.{table} {values}")
-    for table in (*_SHARED, *_OF_SESSIONS):
-        execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
-    columns = rows.AGENT_COLUMNS
-    execute(f"INSERT INTO main.agents ({columns}) SELECT {columns} FROM shard.agents WHERE true{rows.BETTER_AGENT}")
+    for sql in _TOUCH:
+        connection.execute(sql)
+    added = 0
     if is_loading:
         staging.add(connection)
-        return 0
-    for table in _OF_CALLS:
-        execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
+    else:
+        added = _copy_calls(connection)
+    is_bare = connection.execute(_INDEX).fetchone() is None
+    for table, columns in rows.FACTS.items():
+        values = f"SELECT * FROM shard.{table}" if is_bare else f"({columns}) SELECT {columns} FROM shard.{table}"
+        connection.execute(f"INSERT INTO main.{table} {values}")
+    _copy_new(connection, (*_SHARED, *_OF_SESSIONS))
+    agents = f"({rows.AGENT_COLUMNS}) SELECT {rows.AGENT_COLUMNS} FROM shard.agents WHERE true{rows.BETTER_AGENT}"
+    connection.execute(f"INSERT INTO main.agents {agents}")
+    return added
+
+
+def _copy_calls(connection: sqlite3.Connection) -> int:
+    """Before the facts: what is looked for among those of the index must not be the shard's own."""
+    for sql in _TOUCH_CALLS:
+        connection.execute(sql)
+    (added,) = connection.execute(_NEW_RESPONSES).fetchone()
+    _copy_new(connection, _OF_CALLS)
     accounting.price_days(connection, accounting.SHARD_DAYS)
     rollups.touch_shard(connection)
     return int(added)
+
+
+def _copy_new(connection: sqlite3.Connection, tables: Iterable[str]) -> None:
+    for table in tables:
+        connection.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM shard.{table}")
 
 
 def spans(connection: sqlite3.Connection) -> list[tuple[int, int]]:
