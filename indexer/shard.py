@@ -28,7 +28,9 @@ BYTES = 24 * 1024 * 1024
 _SHARED = ("projects", "models", "record_types", "contexts")
 _DERIVED = ("sessions", "session_facts", "session_relations", "responses", "tool_calls")
 _TABLES = (*rows.FACTS, *_SHARED, *_DERIVED, "agents", "hosts", "files", "forgotten")
+# With pages of 32 KiB storing and deriving take a tenth less than with 4; with 64 no less, and the file is larger.
 _PRAGMAS = """
+PRAGMA page_size = 32768;
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -16384;
 """
 # What deriving looks up by.
