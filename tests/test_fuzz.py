@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def changed_record(draw: st.DrawFn) -> bytes:
         inner = record
         for key in path[:-1]:
             inner = inner[key]
-        inner[path[-1]] = draw(ODD)
+        inner[path[-1]] = deepcopy(draw(ODD))  # else a list, put in twice, comes to hold itself
     separators = draw(st.sampled_from([(",", ":"), (", ", ": ")]))
     return json.dumps(record, separators=separators, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
 

@@ -524,6 +524,15 @@ def test_every_line_counts_for_itself_whatever_stands_beside_it(shapes, is_ended
     assert (at_once.records, at_once.skipped) == (records, skipped)
 
 
+def test_a_torn_line_among_a_thousand_costs_only_itself():
+    many = [said(user(str(number))) for number in range(1, 1001)]
+    many[500] = KILLED
+    batch = parse(b"\n".join(many) + b"\n")
+    assert [(row[1], row[-1]) for row in batch.records] == [(n, str(n)) for n in range(1, 1001) if n != 501]
+    assert [row[1] for row in batch.skipped] == [501]
+    assert [row[0] & (1 << OFFSET_BITS) - 1 for row in batch.records][-1] == sum(len(one) + 1 for one in many[:-1])
+
+
 _SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5)
 _ANY = st.recursive(
     _SCALARS,
