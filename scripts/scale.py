@@ -48,6 +48,7 @@ SELECT
   count(DISTINCT session_id), CAST(max(occurred_at) AS VARCHAR(30))
 FROM usage
 GROUP BY GROUPING SETS ((project, project_name, model), (project, project_name))
+ORDER BY project, model
 """
 COSTS = slice(7, 12)
 DAILY = "SELECT * FROM daily_usage ORDER BY day"
@@ -345,8 +346,8 @@ def _stats(rows: Rows) -> dict[str, Any]:
         [
             *row[:3],
             *map(_whole, row[3:7]),
-            *(_whole(usd and usd * 10**9) for usd in row[COSTS]),
-            *map(_whole, row[12:14]),
+            *(_whole((usd or 0) * 10**9) for usd in row[COSTS]),
+            *(_whole(count or 0) for count in row[12:14]),
         ]
         for row in rows
         if row[2] is not None

@@ -154,7 +154,7 @@ def test_a_worker_that_runs_out_of_memory_loses_its_file_for_this_run_only(histo
     """Whether it gets a MemoryError, or dies of it."""
     refresh()  # what an index is made with may take more than a worker has
     write(history.transcript("small"), [assistant(sessionId="small")])
-    path = write(history.transcript("big"), [user("x" * 40 * MB, sessionId="big")])
+    path = write(history.transcript("big"), [user("x" * 60 * MB, sessionId="big")])
     command = [sys.executable, "-m", "indexer", "refresh", "--json"]
     done = subprocess.run(
         command,
