@@ -167,13 +167,9 @@ def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
 
     Those of a load are staged, and counted at its end.
     """
+    added = 0 if is_loading else _touch_calls(connection)
     for sql in _TOUCH:
         connection.execute(sql)
-    added = 0
-    if is_loading:
-        staging.add(connection)
-    else:
-        added = _copy_calls(connection)
     is_bare = connection.execute(_INDEX).fetchone() is None
     for table, columns in rows.FACTS.items():
         values = f"SELECT * FROM shard.{table}" if is_bare else f"({columns}) SELECT {columns} FROM shard.{table}"
@@ -181,17 +177,19 @@ def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
     _copy_new(connection, (*_SHARED, *_OF_SESSIONS))
     agents = f"({rows.AGENT_COLUMNS}) SELECT {rows.AGENT_COLUMNS} FROM shard.agents WHERE true{rows.BETTER_AGENT}"
     connection.execute(f"INSERT INTO main.agents {agents}")
+    if is_loading:
+        staging.add(connection)
+    else:
+        _copy_new(connection, _OF_CALLS)
+        accounting.price_days(connection, accounting.SHARD_DAYS)
+        rollups.touch_shard(connection)
     return added
 
 
-def _copy_calls(connection: sqlite3.Connection) -> int:
-    """Before the facts: what is looked for among those of the index must not be the shard's own."""
+def _touch_calls(connection: sqlite3.Connection) -> int:
     for sql in _TOUCH_CALLS:
         connection.execute(sql)
     (added,) = connection.execute(_NEW_RESPONSES).fetchone()
-    _copy_new(connection, _OF_CALLS)
-    accounting.price_days(connection, accounting.SHARD_DAYS)
-    rollups.touch_shard(connection)
     return int(added)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from builders import Home, assistant, write
 from conftest import RunCm, clean_environment
-from ledger import refresh
+from ledger import refresh, rows
 from sessions import begin, indexed, naive
 
 from indexer import pool, store
@@ -123,3 +123,14 @@ def test_responses_that_stand_in_several_shards_are_counted_once_in_every_report
     summary = refresh(workers=2)
     assert summary.responses_added == naive(home)[-1] + 5
     assert run_cm("check").returncode == 0
+
+
+def test_a_model_that_processes_bring_to_an_index_has_its_price(home: Home, monkeypatch: pytest.MonkeyPatch):
+    refresh()
+    monkeypatch.setattr(pool, "BULK", 0)
+    for name in ("new-1", "new-2"):
+        write(home.transcript(name), [assistant(model="claude-haiku-4-5-20251001", sessionId=name)])
+    refresh(workers=2)
+    (found,) = rows("SELECT count(*) AS n, min(cost_usd) AS least FROM usage WHERE model LIKE '%haiku%'")
+    assert found["n"] == 2
+    assert found["least"] > 0
