@@ -32,7 +32,8 @@ def stats(roots: tuple[str, ...], db: str | None, as_json: bool, no_refresh: boo
             found, unpriced = metrics.from_index(connection), pricing.unpriced(connection)
     finally:
         connection.close()
-    click.echo(dumps(found, indent=True) if as_json else _text(found, unpriced))
+    # Not click's echo, which looks for colours to leave out: in a megabyte of JSON that takes as long as to make it.
+    print(dumps(found, indent=True) if as_json else _text(found, unpriced))
 
 
 def _text(found: metrics.ClaudeMetrics, unpriced: list[dict[str, Any]]) -> str:
