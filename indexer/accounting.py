@@ -353,13 +353,14 @@ def _derive_known(connection: sqlite3.Connection) -> None:
     """Derives the touched tool calls and responses, which may be gone, or have changed hands."""
     execute = connection.execute
     rollups.touch_calls(connection)
-    execute(_SEARCHED)
-    execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
-    execute(_GONE.format(table="tool_calls", touched="touched_calls", facts="tool_uses", id="call_id"))
-    _derive_calls(connection, _TOUCHED.format("calls"))
-    execute(_SEARCHED)
+    if execute("SELECT 1 FROM temp.touched_calls LIMIT 1").fetchone():
+        execute(_SEARCHED)
+        execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
+        execute(_GONE.format(table="tool_calls", touched="touched_calls", facts="tool_uses", id="call_id"))
+        _derive_calls(connection, _TOUCHED.format("calls"))
+        execute(_SEARCHED)
+        execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
     execute(_ADVISED)
-    execute(_SESSIONS_OF.format(table="tool_calls", touched="touched_calls"))
     rollups.touch_responses(connection)
     execute(_SESSIONS_OF.format(table="responses", touched="touched_responses"))
     execute(_GONE.format(table="responses", touched="touched_responses", facts="record_usage", id="response_id"))

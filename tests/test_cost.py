@@ -203,7 +203,7 @@ def test_nothing_more_is_asked_for_a_line_in_a_large_history(history: Home):
         append(history.transcript(name), [assistant(sessionId=name)])
         asked.append(observe("refresh", "--quiet").questions)
     assert asked[0] == asked[1]
-    assert len(asked[0]) <= 110
+    assert len(asked[0]) <= 105
 
 
 def read_bytes(path: Path) -> int:
