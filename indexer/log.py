@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
 
-    from .refresh import Summary
+    from .summary import Summary
 
 MAX_BYTES = 5 * 1024 * 1024
 KEPT_FILES = 5

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .archive import Archive
     from .discovery import Found
     from .parser import Batch
-    from .refresh import Plan, Summary
+    from .plan import Plan
     from .shard import Shard
+    from .summary import Summary
 
 # A transaction holds at most this much of the transcripts: what a kill may cost, against 5 ms for a commit.
 COMMIT_BYTES = 64 * 1024 * 1024

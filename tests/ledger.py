@@ -15,8 +15,8 @@ import pytest
 from builders import Home
 
 from indexer import config, metrics, naive, status, store, verify
-from indexer.refresh import Summary
 from indexer.refresh import refresh as run_refresh
+from indexer.summary import Summary
 
 Row: TypeAlias = dict[str, Any]
 

@@ -49,8 +49,8 @@ with open(report, "w") as file:
 OURS = {
     *("indexer", "indexer.checkpoint", "indexer.commands", "indexer.commands.refresh", "indexer.config"),
     *("indexer.discovery", "indexer.errors", "indexer.hosts", "indexer.log", "indexer.main", "indexer.pricing"),
-    *("indexer.private", "indexer.refresh", "indexer.schema", "indexer.settings", "indexer.store", "indexer.watch"),
-    "indexer.zones",
+    *("indexer.plan", "indexer.private", "indexer.refresh", "indexer.schema", "indexer.settings", "indexer.store"),
+    *("indexer.summary", "indexer.watch", "indexer.zones"),
 }
 # Of the standard library, what takes longer to import than to do without.
 SLOW = set(

@@ -18,8 +18,8 @@ from builders import Home, append, assistant, line, user, write
 from conftest import RunCm, clean_environment, respect_permissions
 from ledger import refresh, rows
 
-from indexer.refresh import Summary
 from indexer.refresh import refresh as run_refresh
+from indexer.summary import Summary
 
 DONE, FAILED, SOME_UNREADABLE = 0, 1, 3
 
@@ -57,9 +57,9 @@ def limited(limit: int, *arguments: str, what: int = resource.RLIMIT_FSIZE) -> s
         resource.setrlimit(what, (limit, limit))
 
     command = [sys.executable, "-m", "indexer", *arguments]
-    return subprocess.run(
-        command, env=clean_environment(), preexec_fn=limit_it, capture_output=True, text=True, check=False
-    )
+    # A module that Python could compile only in part would break every process after it.
+    env = clean_environment({"PYTHONDONTWRITEBYTECODE": "1"})
+    return subprocess.run(command, env=env, preexec_fn=limit_it, capture_output=True, text=True, check=False)
 
 
 # The disk

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     import click
 
-    from ..refresh import Progress, Summary
+    from ..refresh import Progress
+    from ..summary import Summary
 
 FAILED = 3
 
