@@ -9,7 +9,7 @@ import os
 import sqlite3
 
 from . import private, rollups
-from .parser import OFFSET_BITS
+from .batch import OFFSET_BITS
 from .store import real_path, snapshot
 
 TYPE_CHECKING = False

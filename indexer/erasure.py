@@ -9,8 +9,8 @@ import time
 from contextlib import closing
 
 from . import accounting, archive, chunks, config, fulltext, redaction, store
+from .batch import TEXT_DROPPED
 from .digest import digest_text
-from .parser import TEXT_DROPPED
 from .privacy import kept_subject
 from .store import transaction
 

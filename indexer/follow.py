@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .parser import OFFSET_BITS
+from .batch import OFFSET_BITS
 from .store import display_path, fetch_dicts
 
 TYPE_CHECKING = False

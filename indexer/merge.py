@@ -18,8 +18,8 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 
 from . import accounting, erasure, fulltext, hosts, prices, rows, schema, store
+from .batch import OFFSET_BITS
 from .errors import BadInput, IndexUnusable
-from .parser import OFFSET_BITS
 from .writer import BULK_PRAGMAS
 
 TYPE_CHECKING = False

@@ -9,9 +9,9 @@ import os
 
 from . import config, prices
 from .accounting import project_of
+from .batch import OFFSET_BITS, RANK_SHIFT, Batch
 from .discovery import discover
 from .metrics import ClaudeMetrics, assemble
-from .parser import OFFSET_BITS, RANK_SHIFT, Batch
 from .store import display_path
 from .transcripts import Job, read
 from .usage import BATCH, FAST, US

@@ -7,11 +7,24 @@ cannot be used becomes a row of `skipped_lines`.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from . import lines, passages, usage
+from .batch import (
+    AT_BORROWED,
+    BACKGROUND_RANK,
+    EDITS,
+    EMBEDDED_RANK,
+    FROM_RECORD,
+    OFFSET_BITS,
+    RANK_SHIFT,
+    RECOVERED,
+    SESSION_BORROWED,
+    SIDECHAIN_RANK,
+    TEXT_DROPPED,
+    Batch,
+)
 from .digest import digest, digest_text
 from .record import (
     UNDECODABLE,
@@ -32,6 +45,7 @@ from .record import (
     fit,
     to_json,
 )
+from .times import LATEST, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,18 +54,11 @@ if TYPE_CHECKING:
 
     from msgspec import Raw
 
-OFFSET_BITS = 40
-AT_BORROWED, SESSION_BORROWED, RECOVERED, TEXT_DROPPED = 1, 2, 4, 8
-SIDECHAIN_RANK, BACKGROUND_RANK, EMBEDDED_RANK = 4, 2, 1
-RANK_SHIFT = 44
-LATEST = 1 << RANK_SHIFT
 # A line longer than this is a screenshot or a dump: its numbers are kept and its text is not.
 LONG_LINE = 16 * 1024 * 1024
 # So many are decoded before the first becomes rows. Of more a damaged one would make more be decoded twice.
 LINES_AT_ONCE = 256
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _TOOL_ID = re.compile(r"(?:srv)?toolu_[A-Za-z0-9_]{20,}")
 _COMMAND = ("<command-name>", "<command-message>", "<local-command-", "<bash-input>", "<bash-stdout>", "<bash-stderr>")
 _INTERRUPTED = "[Request interrupted by user"
@@ -70,19 +77,7 @@ _TEXT = {
 }
 # Tools whose calls name what they are for.
 _WITH_SUBJECT = ("Task", "Agent", "Skill", "SlashCommand")
-# Tools that change a file.
-EDITS = ("Edit", "MultiEdit", "Write", "NotebookEdit")
 _CONTEXT_TEXTS = 13
-# How the type of a subagent is known, best first.
-FROM_META, FROM_RECORD, FROM_CALL = 0, 1, 2
-
-
-# Milliseconds of the parts of a time as Claude Code writes it, "2026-01-02T03:04:05.678Z": to look them up takes two
-# thirds of the time that parsing takes.
-_minutes: dict[str, int] = {}
-_MINUTES_KEPT = 10_000
-_SECONDS = {f"{second:02}.": second * 1000 for second in range(60)}
-_MILLISECONDS = {f"{millisecond:03}Z": millisecond for millisecond in range(1000)}
 
 
 def _ends(data: bytes, start: int) -> tuple[list[int], bool]:
@@ -128,79 +123,6 @@ def _records(line: bytes) -> list[Record]:
     if record is not None:
         return [record]
     return [fit(piece.record) for piece in lines.pieces(line) if piece.record is not None]
-
-
-def milliseconds(value: str | None) -> int | None:
-    """Milliseconds since 1970 UTC of an ISO 8601 time, None for anything else; without a zone it is taken as UTC."""
-    if value is None:
-        return None
-    try:
-        return _minutes[value[:17]] + _SECONDS[value[17:20]] + _MILLISECONDS[value[20:]]
-    except KeyError:
-        found = _milliseconds(value)
-    if found is not None and value[17:20] in _SECONDS and value[20:] in _MILLISECONDS and found < LATEST - 60_000:
-        if len(_minutes) == _MINUTES_KEPT:
-            _minutes.clear()
-        _minutes[value[:17]] = found - found % 60_000
-    return found
-
-
-def _milliseconds(value: str) -> int | None:
-    try:
-        at = datetime.fromisoformat(value)
-        found = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
-    except (ValueError, OverflowError):
-        return None
-    # "2026" and "20260101" are ISO dates too, but no time that anything was said at. A rank has no room for the year
-    # 2600.
-    return found if 0 <= found < LATEST and "T" in value else None
-
-
-class Batch:
-    """Rows of a piece of a transcript, by table, and how many of its lines gave any."""
-
-    __slots__ = (
-        "agents",
-        "contexts",
-        "indexed_lines",
-        "models",
-        "passages",
-        "records",
-        "sessions",
-        "skipped",
-        "tool_results",
-        "tool_uses",
-        "types",
-        "usage",
-    )
-
-    def __init__(self) -> None:
-        self.sessions: dict[int, str] = {}
-        self.models: dict[int, str] = {}
-        self.types: dict[int, tuple[str, str | None]] = {}
-        self.contexts: dict[int, tuple[Any, ...]] = {}
-        self.agents: list[tuple[int, str, str, str | None, int]] = []
-        self.records: list[tuple[Any, ...]] = []
-        self.usage: list[tuple[Any, ...]] = []
-        self.tool_uses: list[tuple[Any, ...]] = []
-        self.tool_results: list[tuple[Any, ...]] = []
-        self.passages: list[tuple[int, int, str | None, str]] = []
-        self.skipped: list[tuple[int, int, int, str, int]] = []
-        self.indexed_lines = 0
-
-    def take(self, tail: Batch) -> None:
-        """Adds the rows of a final line without its newline, which is not counted among the lines."""
-        self.take_shared(tail)
-        for name in ("records", "usage", "tool_uses", "tool_results", "passages", "skipped"):
-            getattr(self, name).extend(getattr(tail, name))
-
-    def take_shared(self, other: Batch) -> None:
-        """Adds what rows of several batches refer to."""
-        self.sessions |= other.sessions
-        self.models |= other.models
-        self.types |= other.types
-        self.contexts |= other.contexts
-        self.agents += other.agents
 
 
 class Parser:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from .batch import EDITS, TEXT_DROPPED
 from .digest import digest_text
-from .parser import EDITS, TEXT_DROPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Container
 
-    from .parser import Batch
+    from .batch import Batch
     from .transcripts import Part
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-    from .parser import Batch
+    from .batch import Batch
     from .transcripts import Job
 
 # Columns of the facts: tables that a load appends to, and whose rows are never changed.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .batch import EDITS
 from .digest import digest_text
-from .parser import EDITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import glob
 import os
 
 from . import accounting, rollups, rows, staging, transcripts
-from .parser import Batch
+from .batch import Batch
 from .privacy import Tombstones
 
 TYPE_CHECKING = False

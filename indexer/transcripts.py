@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from . import checkpoint, lines, reader
-from .parser import FROM_META, Batch, Parser
+from .batch import FROM_META, Batch
+from .parser import Parser
 from .record import UNDECODABLE, decode_any
 from .store import display_path
 

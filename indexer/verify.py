@@ -6,8 +6,8 @@ import json
 import os
 
 from . import metrics, naive
+from .batch import OFFSET_BITS
 from .discovery import Found
-from .parser import OFFSET_BITS
 from .privacy import Tombstones
 from .store import real_path, snapshot
 

@@ -6,8 +6,8 @@ import os
 import time
 
 from . import accounting, fulltext, rollups, rows, schema, shard, staging
+from .batch import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .checkpoint import PARSER_VERSION, SAMPLE, UNFINISHED, Checkpoint
-from .parser import FROM_META, FROM_RECORD, OFFSET_BITS, SESSION_BORROWED
 from .privacy import Tombstones
 from .store import display_path
 from .transcripts import Job, Part
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .archive import Archive
+    from .batch import Batch
     from .discovery import Found
-    from .parser import Batch
     from .plan import Plan
     from .shard import Shard
     from .summary import Summary

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer import record as record_module
+from indexer.batch import OFFSET_BITS, RANK_SHIFT, RECOVERED, Batch
 from indexer.lines import BLANK, BROKEN, NO_TYPE, NOT_AN_OBJECT, NUL_BYTES, TOO_DEEP, pieces, usable
-from indexer.parser import OFFSET_BITS, RANK_SHIFT, RECOVERED, Batch, Parser
+from indexer.parser import Parser
 
 MTIME = 1_700_000_000_000
 

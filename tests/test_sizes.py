@@ -17,7 +17,8 @@ from conftest import RunCm, clean_environment
 from ledger import refresh, rows
 
 from indexer import pool
-from indexer.parser import Batch, Parser
+from indexer.batch import Batch
+from indexer.parser import Parser
 from indexer.refresh import refresh as run_refresh
 
 MB = 1 << 20
