@@ -228,6 +228,11 @@ def touch_responses(connection: sqlite3.Connection) -> None:
     connection.execute(_TOUCH_QUARTERS)
 
 
+def touch_projects(connection: sqlite3.Connection) -> None:
+    """Marks the rows that sum the touched sessions as they are now; asked before one of these goes, too."""
+    connection.execute(_TOUCH_PROJECTS)
+
+
 def touch_shard(connection: sqlite3.Connection) -> None:
     """Marks the rows that sum what was copied from the attached shard, which was derived there."""
     for table, touched, at in (("responses", "quarters", "at"), ("tool_calls", "tools", "started_at")):
@@ -242,7 +247,7 @@ def derive(connection: sqlite3.Connection) -> None:
     touch_responses(connection)
     if not _is_loading(connection):
         connection.execute(_TOUCH_DAYS)
-        connection.execute(_TOUCH_PROJECTS)
+        touch_projects(connection)
         _leave(connection, "usage_days", "touched_days")
         _sum_touched(connection)
         _insert(connection, "usage_days", _DAYS.format(source=_OF_DAYS))
@@ -251,7 +256,7 @@ def derive(connection: sqlite3.Connection) -> None:
 def derive_projects(connection: sqlite3.Connection) -> None:
     """Makes the rows of projects anew, once it is known of which the touched sessions are; forgets what was marked."""
     if not _is_loading(connection):
-        connection.execute(_TOUCH_PROJECTS)
+        touch_projects(connection)
         _leave(connection, "usage_projects", "touched_projects")
         _insert(connection, "usage_projects", _PROJECTS.format(source=_OF_PROJECTS))
         _forget_touched(connection)

@@ -264,6 +264,7 @@ class Writer:
 
     def _derive(self) -> None:
         if self._has_emptied:
+            rollups.touch_projects(self._connection)
             for sql in _EMPTIED:
                 self._execute(sql)
             self._has_emptied = False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,9 @@ def test_a_refresh_that_is_killed_at_any_moment_loses_nothing(home: Home, db: Pa
         times[name] = how_long(command)
         lose(db)
     killed = with_workers = 0
-    for number in range(kills):
+    for number in count():
+        if killed == kills:
+            break
         name, command = ("processes", IN_PROCESSES) if number % 2 else ("refresh", CM)
         if number % 3 == 0:
             lose(db)  # a first load, else the next of a series
@@ -86,7 +89,7 @@ def test_a_refresh_that_is_killed_at_any_moment_loses_nothing(home: Home, db: Pa
             process.kill()
             if process.wait() == -9:
                 killed += 1
-            else:  # the machine was busy when it was timed
+            else:  # the machine was busy when it was timed: it ends sooner than that
                 times[name] = moment
             with_workers += bool(workers)
         assert_whole(db)
@@ -102,6 +105,4 @@ def test_a_refresh_that_is_killed_at_any_moment_loses_nothing(home: Home, db: Pa
         assert_whole(db)
         # Nothing of the killed one's is left beside it.
         assert {path.name.removeprefix("cm.db") for path in db.parent.iterdir()} <= {"", "-wal", "-shm", ".lock"}
-    # Else nothing was tried.
-    assert killed > kills / 2
-    assert with_workers > 0
+    assert with_workers > 0  # else that was not tried

@@ -16,7 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from builders import Home, Record, append, assistant, fresh, tool_result, tool_use, usage, user, write
+from builders import ABSENT, Home, Record, append, assistant, fresh, tool_result, tool_use, usage, user, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger import refresh
@@ -320,6 +320,15 @@ def test_what_processes_add_to_an_index_is_in_its_sums(home: Home, monkeypatch: 
         called = tool_use("Read")
         write(home.transcript(session), [assistant(called), tool_result(called["id"])])
     assert refresh_index(workers=2).files_parsed == 8
+    assert_sums_are_right()
+
+
+def test_a_session_that_only_stood_in_leaves_nothing_in_the_sums_of_its_project(home: Home) -> None:
+    path = write(home.transcript("unnamed"), [assistant(sessionId=ABSENT, timestamp=ABSENT)])
+    os.utime(path, ns=(10**18, 10**18))  # a year in which nothing else was said
+    refresh()
+    append(path, [assistant()])
+    refresh()
     assert_sums_are_right()
 
 
