@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 from builders import Home
 
-from indexer import config, metrics, naive, status, store, verify
+from indexer import config, metrics, naive, rollups, status, store, verify
 from indexer.refresh import refresh as run_refresh
 from indexer.summary import Summary
 
@@ -33,13 +33,14 @@ def rows(sql: str, *parameters: Any) -> list[Row]:
 
 
 def refresh(**options: Any) -> Summary:
-    """Refreshes, and holds the index against a reading of the transcripts without it."""
+    """Refreshes, and holds the index against a reading of the transcripts without it, and its sums against itself."""
     if not os.path.exists(config.database()):
         forget()
     summary = run_refresh(**options)
     connection = store.open_reader(config.database())
     try:
         assert verify.verify(connection).differences == []
+        assert rollups.wrong(connection) == {}
     finally:
         connection.close()
     return summary

@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ledger import another_home, forget, rows
 
-from indexer import pool, prices, refresh, shard
+from indexer import connect, pool, prices, refresh, rollups, shard
 from indexer.transcripts import Job
 
 Record: TypeAlias = dict[str, Any]
@@ -627,6 +628,8 @@ def holds(drawn: Any) -> None:
         grow(home.root, files, drawn[2])
         bit_by_bit = said_by_index()
         stored = {name: rows(sql) for name, sql in STORED.items()}
+        with closing(connect()) as connection:
+            assert rollups.wrong(connection) == {}
         forget()
         refresh(workers=1)
         at_once = said_by_index()
