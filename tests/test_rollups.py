@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from builders import ABSENT, Home, Record, append, assistant, fresh, tool_result, tool_use, usage, user, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger import refresh
+from ledger import only, refresh, rows
 
 from indexer import config, metrics, pool, prices, reports, rollups, store, zones
 from indexer.check import check
@@ -321,6 +322,23 @@ def test_what_processes_add_to_an_index_is_in_its_sums(home: Home, monkeypatch: 
         write(home.transcript(session), [assistant(called), tool_result(called["id"])])
     assert refresh_index(workers=2).files_parsed == 8
     assert_sums_are_right()
+
+
+def test_a_price_that_changes_changes_what_each_kind_of_response_cost(home: Home) -> None:
+    marks = {"speed": "fast", "inference_geo": "us", "service_tier": "batch"}
+    kinds = [dict(some) for count in range(4) for some in combinations(marks.items(), count)]
+    write(home.transcript(), [assistant(tool_use("Read"), usage=usage(input=2000, **kind)) for kind in kinds])
+    refresh()
+    path = Path(config.prices_file())
+    path.parent.mkdir(parents=True)
+    factors = "fast = 6\nus = 2\nbatch = 0.5"
+    path.write_text(f"[[price]]\nmodel = 'claude-opus-4-5'\ninput = 10\noutput = 20\n{factors}\n")
+    refresh()
+    cost = sum(
+        2.04e-2 * (6 if "speed" in kind else 1) * (2 if "inference_geo" in kind else 1) / (1 + ("service_tier" in kind))
+        for kind in kinds
+    )
+    assert only(rows("SELECT sum(cost_usd) AS usd FROM daily_usage"))["usd"] == pytest.approx(cost)
 
 
 def test_a_session_that_only_stood_in_leaves_nothing_in_the_sums_of_its_project(home: Home) -> None:
