@@ -341,6 +341,42 @@ def test_a_price_that_changes_changes_what_each_kind_of_response_cost(home: Home
     assert only(rows("SELECT sum(cost_usd) AS usd FROM daily_usage"))["usd"] == pytest.approx(cost)
 
 
+def test_every_number_of_every_sum_is_that_of_the_responses_and_their_calls(home: Home) -> None:
+    # In one quarter of an hour, in another, on another day, 64 days later, and in another session.
+    times = ["2026-05-01T10:00:00.000Z", "2026-05-01T10:01:00.000Z", "2026-05-01T12:00:00.000Z"]
+    times += ["2026-05-02T10:00:00.000Z", "2026-08-01T10:00:00.000Z", "2026-05-01T10:02:00.000Z"]
+    given = [(3**n, 5**n, 7 * n, 11 + n, 13 * n + 1) for n in range(len(times))]
+    for n, (at, counts) in enumerate(zip(times, given, strict=True)):
+        session = SESSIONS[n // 5]
+        said = usage(*counts, server_tool_use={"web_search_requests": n})
+        call = tool_use("Read")
+        append(
+            home.transcript(session),
+            [
+                assistant(call, usage=said, timestamp=at, sessionId=session, costUSD=0.25),
+                tool_result(call["id"], "found", is_error=n > 3, timestamp=at, sessionId=session),
+            ],
+        )
+    refresh()
+    input, output, short, long, read = map(sum, zip(*given, strict=True))
+    searches, count = sum(range(len(times))), len(times)
+    tokens = {"input_tokens": input, "output_tokens": output, "cache_write_tokens": short + long}
+    tokens |= {"cache_read_tokens": read, "responses": count}
+    costs = {"input": 5000 * input, "output": 25_000 * output, "cache_write": 6250 * short + 10_000 * long}
+    costs |= {"cache_read": 500 * read, "web_search": 10**7 * searches}
+    saved = 5000 * (short + long + read) - costs["cache_write"] - costs["cache_read"]
+    more = {"cache_write_1h_tokens": long, "web_searches": searches, "recorded_nano": 25 * 10**7 * count}
+    more |= {"parts": count, "cache_saved": saved}
+    calls = {"calls": count, "results": count, "errors": 2, "result_bytes": 5 * count}
+    for table, wanted in (
+        ("usage_quarters", tokens | costs | more),
+        ("usage_days", tokens | costs | more),
+        ("usage_tools", tokens | costs | more | calls),
+        ("usage_projects", tokens | costs),
+    ):
+        assert only(rows(f"SELECT {', '.join(f'sum({name}) AS {name}' for name in wanted)} FROM {table}")) == wanted
+
+
 def test_a_session_that_only_stood_in_leaves_nothing_in_the_sums_of_its_project(home: Home) -> None:
     path = write(home.transcript("unnamed"), [assistant(sessionId=ABSENT, timestamp=ABSENT)])
     os.utime(path, ns=(10**18, 10**18))  # a year in which nothing else was said
