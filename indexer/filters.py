@@ -12,23 +12,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
 
-DATES = "YYYY-MM-DD, YYYYMMDD, today, yesterday, 7d, 2w, this-month, last-month"
+DATES = "YYYY-MM-DD, YYYYMMDD, today, yesterday, 7d, 2w, this-week, last-week, this-month, last-month"
 # More than any history has, and a date knows no year 0.
 _MAX_DAYS = 36_500
 # An error names no more than these.
 _NAMED = 5
 
 
-def first_day(text: str, today: date) -> date:
+def first_day(text: str, today: date, start_of_week: int = 0) -> date:
     """Where a range begins: `7d` are the last seven days, of which today is one. Raises BadInput."""
     days = _days(text)
-    return _period(text, today)[0] if days is None else today - timedelta(days - 1)
+    return _period(text, today, start_of_week)[0] if days is None else today - timedelta(days - 1)
 
 
-def last_day(text: str, today: date) -> date:
+def last_day(text: str, today: date, start_of_week: int = 0) -> date:
     """Where a range ends: with `7d` on the day before the last seven, where such a range begins. Raises BadInput."""
     days = _days(text)
-    return _period(text, today)[1] if days is None else today - timedelta(days)
+    return _period(text, today, start_of_week)[1] if days is None else today - timedelta(days)
 
 
 def day_of_last(count: int, period: str, today: date, start_of_week: int) -> date:
@@ -44,11 +44,14 @@ def _days(text: str) -> int | None:
     return min(int(found[1]) * (7 if found[2] == "w" else 1), _MAX_DAYS) if found else None
 
 
-def _period(text: str, today: date) -> tuple[date, date]:
+def _period(text: str, today: date, start_of_week: int) -> tuple[date, date]:
     word = text.lower()
     if word in ("today", "yesterday"):
         day = today - timedelta(word == "yesterday")
         return day, day
+    if word in ("this-week", "last-week"):
+        week = day_of_last(1 + (word == "last-week"), "week", today, start_of_week)
+        return week, week + timedelta(6)
     if word in ("this-month", "last-month"):
         back = int(word == "last-month")
         return _month(today, back), _month(today, back - 1) - timedelta(1)

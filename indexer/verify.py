@@ -129,7 +129,8 @@ def _compare_responses(
     names = [column[0] for column in cursor.description]
     indexed = {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor}
     read, charge = history.responses(), naive.tariff()
-    report.responses = len(read)
+    # Not the calls of other models within them: a report does not count these either.
+    report.responses = sum(response["part"] == 0 for response in read.values())
     for response_id, theirs in read.items():
         ours = indexed.pop(response_id, None)
         theirs["owner_path"], theirs["owner_offset"] = theirs.pop("owner")

@@ -428,3 +428,14 @@ def test_the_report_is_the_same_page_without_a_server(visit: Visit, web: Server,
     assert page.locator("main a").count() == 0, "there is nothing that it could lead to"
     links = [link.get_attribute("href") for link in page.locator("a").all()]
     assert all(re.match(r"#|https://observablehq\.com", link) for link in links)
+
+
+def test_a_session_of_days_has_each_day_once_below_its_timeline(visit: Visit, served: Server, home: Home, db):
+    days = [at(minutes=minutes) for minutes in range(0, 4 * 24 * 60, 8 * 60)]
+    write(home.transcript(), [user("Go on.", timestamp=day) for day in days] + [assistant(timestamp=at(minutes=1))])
+    refresh(db=str(db))
+    page = visit(f"{served.url}/-/cm/session/5e551000-0000-4000-8000-000000000001")
+    page.wait_for_selector("#timeline svg text")
+    named = page.locator("#timeline svg text", has_text=re.compile(r"^[A-Z][a-z]{2} \d+$")).all_text_contents()
+    assert len(named) > 1
+    assert len(set(named)) == len(named)

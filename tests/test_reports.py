@@ -361,6 +361,8 @@ TODAY = date(2026, 3, 31)
         ("20260228", "2026-02-28", "2026-02-28"),
         ("today", "2026-03-31", "2026-03-31"),
         ("Yesterday", "2026-03-30", "2026-03-30"),
+        ("this-week", "2026-03-30", "2026-04-05"),
+        ("Last-Week", "2026-03-23", "2026-03-29"),
         ("this-month", "2026-03-01", "2026-03-31"),
         ("last-month", "2026-02-01", "2026-02-28"),
         ("1d", "2026-03-31", "2026-03-30"),
@@ -380,6 +382,11 @@ def test_what_is_no_day_is_an_error_that_lists_what_is(word: str) -> None:
     for read in (filters.first_day, filters.last_day):
         with pytest.raises(BadInput, match="last-month"):
             read(word, TODAY)
+
+
+def test_a_week_begins_on_the_configured_day() -> None:
+    assert str(filters.first_day("this-week", TODAY, 6)) == "2026-03-29"
+    assert str(filters.last_day("last-week", TODAY, 6)) == "2026-03-28"
 
 
 def test_months_are_counted_over_the_end_of_a_year() -> None:

@@ -53,6 +53,11 @@ def a_history(home: Home) -> list[Path]:
     return [*paths, write(home.transcript(OTHER), copied, newline=False)]
 
 
+def test_it_compares_as_many_responses_as_the_reports_count(a_history: list[Path], run_cm: RunCm) -> None:
+    counted = json.loads(run_cm("stats", "--json").stdout)["messages_count"]
+    assert f", {counted} responses compared" in run_cm("verify").stdout
+
+
 @pytest.fixture
 def tamper(db: Path) -> Any:
     def change(*statements: str) -> None:

@@ -70,7 +70,7 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
     """Prints the table of a report."""
     report = reports.REPORTS[name]
     if not found:
-        say("nothing was used in that time" if query.since or query.until else "nothing was used")
+        say(_nothing(query, options))
         return
     notes = _notes(connection, report, found, query)
     shown = reports.limited(report, found, options["limit"])
@@ -89,6 +89,14 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
     title = click.style(_title(connection, name, query, options), bold=True)
     text = tables.draw(name, lines, names, width, query.splits)
     click.echo("\n".join(["", title, "", text, "", *(click.style(note, dim=True) for note in notes)]))
+
+
+def _nothing(query: Query, options: Options) -> str:
+    if options.get("is_active"):
+        return "no block is open now; the next response starts one"
+    if query.since or query.until or options.get("is_recent"):
+        return "nothing was used in that time"
+    return "nothing was used"
 
 
 def _title(connection: sqlite3.Connection, name: str, query: Query, options: Options) -> str:

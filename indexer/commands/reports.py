@@ -123,8 +123,8 @@ def _range(
     now = int(time.time() * 1000)
     local = now + zones.offset_at(connection, now)
     today = _EPOCH + timedelta(local // library.DAY)
-    first = filters.first_day(options["since"], today) if options["since"] else None
-    last = filters.last_day(options["until"], today) if options["until"] else None
+    first = filters.first_day(options["since"], today, start_of_week) if options["since"] else None
+    last = filters.last_day(options["until"], today, start_of_week) if options["until"] else None
     if first and last and last < first:
         raise BadInput(f"--until {options['until']} is before --since {options['since']}; exchange them")
     if count := options.get("last"):

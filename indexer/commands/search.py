@@ -9,11 +9,10 @@ from datetime import date, timedelta
 
 import click
 
-from .. import archive, completion, config, filters, fulltext, passages, redaction, store, zones
+from .. import archive, completion, config, filters, fulltext, passages, redaction, settings, store, zones
 from .. import search as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..output import dumps, printable
-from ..settings import project_label
 from ..sources import Source
 from .common import open_index
 
@@ -161,8 +160,9 @@ def _span(connection: sqlite3.Connection, since: str | None, until: str | None) 
         zones.use(connection, config.timezone())
     now = int(time.time() * 1000)
     today = _EPOCH + timedelta((now + zones.offset_at(connection, now)) // _DAY_MS)
-    first = _start_of(connection, filters.first_day(since, today)) if since else None
-    last = _start_of(connection, filters.last_day(until, today) + timedelta(1)) if until else None
+    week = settings.DAYS.index(config.start_of_week())
+    first = _start_of(connection, filters.first_day(since, today, week)) if since else None
+    last = _start_of(connection, filters.last_day(until, today, week) + timedelta(1)) if until else None
     return first, last
 
 
@@ -202,7 +202,7 @@ def _blocks(found: Sequence[Row], when: Callable[[str], str]) -> list[str]:
 
 def _head(row: Row) -> list[str]:
     project = row["project"] or ""
-    label = project_label(project, project.rstrip("/").rpartition("/")[2])
+    label = settings.project_label(project, project.rstrip("/").rpartition("/")[2])
     title = click.style(printable(row["title"] or "untitled"), bold=True)
     way = row["resume"] if row["has_transcript"] else f"cm show {row['session_id']}"
     gone = "" if row["has_transcript"] else "  (no transcript to resume)"

@@ -237,15 +237,16 @@ def _models_named(connection: sqlite3.Connection, wanted: str) -> list[int]:
 
 def _days(connection: sqlite3.Connection, wanted: Wanted, query: reports.Query, today: date) -> Days:
     since = wanted.since or ("" if wanted.until else SINCE)
-    last = filters.last_day(wanted.until, today) if wanted.until else today
+    start_of_week = settings.DAYS.index(config.start_of_week())
+    last = filters.last_day(wanted.until, today, start_of_week) if wanted.until else today
     if since in ("", EVERYTHING):
         (oldest,) = connection.execute(_OLDEST.format(where=reports.condition(query, "local_days"))).fetchone()
         first = min(last, _EPOCH + timedelta(oldest)) if oldest is not None else last
     else:
-        first = filters.first_day(since, today)
+        first = filters.first_day(since, today, start_of_week)
     if last < first:
         raise BadInput(f"the range ends on {last}, before it begins on {first}; exchange the two")
-    return Days(first, last, today, settings.DAYS.index(config.start_of_week()))
+    return Days(first, last, today, start_of_week)
 
 
 def _number(day: date) -> int:

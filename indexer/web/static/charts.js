@@ -253,14 +253,17 @@ export function timeline(events, { width, lanes }) {
   const rows = events.filter((event) => shown.includes(event.lane));
   const [first, last] = d3.extent(rows.flatMap((event) => [event.at, event.until ?? event.at]));
   const domain = first === last ? [first - 30_000, last + 30_000] : [first, last];
-  const isLong = domain[1] - domain[0] > 2 * DAY;
+  const days = Math.floor((domain[1] - domain[0]) / DAY);
+  const isLong = days >= 2;
+  // Never more ticks than days where ticks name days: two of them would say the same.
+  const ticks = Math.min(Math.floor(width / 110), isLong ? days : Infinity);
   const [prompts, others] = [rows.filter((row) => row.kind === "prompt"), rows.filter((row) => row.kind !== "prompt")];
   return plot({
     width,
     height: shown.length * 26 + 40,
     marginLeft: Math.min(150, width / 4),
     ariaLabel: "prompts, answers and tool calls by time, a lane for each subagent",
-    x: { type: "utc", domain, label: null, ticks: Math.floor(width / 110), tickFormat: d3.utcFormat(isLong ? "%b %-d" : "%H:%M") },
+    x: { type: "utc", domain, label: null, ticks, tickFormat: d3.utcFormat(isLong ? "%b %-d" : "%H:%M") },
     y: {
       type: "band", domain: shown, label: null, tickSize: 0,
       tickFormat: (lane) => (lane.length > width / 40 ? `${lane.slice(0, width / 40)}…` : lane),
