@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +39,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from ledger import health, only, refresh, rows, stats
 
-from indexer import reader
+from indexer import reader, rollups
 from indexer.errors import Locked
 from indexer.refresh import refresh as refresh_unverified
 
@@ -692,12 +692,13 @@ def test_what_a_parser_that_was_mended_makes_of_what_is_still_there(a_history, d
     before = facts()
     a_history[2].unlink()
     refresh()
-    connection = sqlite3.connect(db)
-    connection.executescript(
-        "UPDATE files SET parser_version = 0; UPDATE record_usage SET output_tokens = output_tokens + 1000;"
-        "UPDATE responses SET output_tokens = output_tokens + 1000; UPDATE records SET text = 'wrong'"
-    )
-    connection.close()
+    with closing(sqlite3.connect(db)) as connection:
+        connection.executescript(
+            "UPDATE files SET parser_version = 0; UPDATE record_usage SET output_tokens = output_tokens + 1000;"
+            "UPDATE responses SET output_tokens = output_tokens + 1000; UPDATE records SET text = 'wrong'"
+        )
+        rollups.sum_all(connection)
+        connection.commit()
     found = refresh()
     assert (found.files_parsed, found.bytes_read) == (2, sizes(*a_history[:2]))
     expected = {row["response_key"]: row["output_tokens"] for row in before["usage"]}
