@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from builders import Home, append, assistant, usage, user, write
 from conftest import RunCm
 from ledger import health, only, refresh, rows, stats
 
-from indexer import config, naive, prices, pricing, store
+from indexer import config, naive, prices, pricing, rollups, store
 from indexer import refresh as refresh_only
 
 ZETA = "claude-zeta-99"
@@ -96,6 +97,20 @@ def test_what_a_price_does_not_cover_stays_unpriced(home: Home) -> None:
     assert [row["cost_usd"] for row in rows("SELECT cost_usd FROM usage ORDER BY at")] == [None, 2]
     assert only(health()["unpriced"])["output_tokens"] == 1_000_000
     assert stats().unpriced_models == {ZETA: 1_000_000}
+
+
+def test_a_newer_cm_that_knows_one_more_spelling_of_a_model_prices_the_past_by_it(home: Home) -> None:
+    spelling = "us.anthropic.claude-opus-4-5-20251101-v1:0"
+    two_days(home, spelling)
+    refresh()
+    with closing(store.open_writer(config.database())) as connection:
+        connection.execute("UPDATE models SET canonical = name")
+        connection.execute("UPDATE daily_prices SET price_id = NULL, long_context_above = NULL")
+        connection.execute("DELETE FROM meta WHERE key = 'prices'")
+        rollups.sum_all(connection)
+    assert cost(spelling) is None
+    refresh()
+    assert cost(spelling) == 50
 
 
 def test_removing_the_file_brings_the_shipped_prices_back(home: Home) -> None:
