@@ -26,6 +26,9 @@ _TYPES = {
 _TOUCHED = "IN (SELECT id FROM temp.touched_{})"
 _ALL = "IS NOT NULL"
 
+# Where worktrees of a repository are kept within it: by Claude Code, and by custom.
+_WORKTREES = ((".claude", "worktrees"), (".worktrees",))
+
 # What single records say, in rows that name them.
 BY_RECORD = ("record_usage", "tool_uses", "tool_results")
 _NOTHING: Mapping[str, int] = {}
@@ -419,7 +422,8 @@ def project_of(cwd: str | None, transcript: str) -> tuple[str, str]:
         return folder, folder
     path = cwd
     for separator in ("/", "\\"):
-        path = path.partition(f"{separator}.claude{separator}worktrees{separator}")[0]
+        for place in _WORKTREES:
+            path = path.partition(separator.join(("", *place, "")))[0]
     path = path.rstrip("/") or "/"
     return path, path.replace("\\", "/").rpartition("/")[2] or path
 

@@ -587,3 +587,21 @@ CREATE TABLE usage_projects ( -- sums of responses, by project and 64 days in th
 ) STRICT, WITHOUT ROWID""")
     db.execute("CREATE INDEX usage_days_session ON usage_days (session_id)")  # which sessions own a response
     db.execute("DELETE FROM meta WHERE key = 'rollups'")
+
+
+@migrations()
+def fold_worktrees(db: Database) -> None:
+    """Worktrees that a repository has in `.worktrees` are of its project, too."""
+    for project_id, path in db.execute("SELECT id, path FROM projects").fetchall():
+        found = path
+        for separator in ("/", "\\"):
+            found = found.partition(f"{separator}.worktrees{separator}")[0]
+        if found == path:
+            continue
+        found = found or "/"
+        known = int.from_bytes(blake2b(found.encode("utf-8", "replace"), digest_size=8).digest()) >> 1
+        name = found.replace("\\", "/").rpartition("/")[2] or found
+        db.execute("INSERT OR IGNORE INTO projects VALUES (?, ?, ?)", [known, found, name])
+        db.execute("UPDATE sessions SET project_id = ? WHERE project_id = ?", [known, project_id])
+        db.execute("DELETE FROM projects WHERE id = ?", [project_id])
+        db.execute("DELETE FROM meta WHERE key = 'rollups'")

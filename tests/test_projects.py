@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 from builders import ABSENT, SESSION, Home, append, assistant, line, title, user, write
 from ledger import indexed, only, refresh, rows, stats
 
+from indexer import rollups, schema
 from indexer.accounting import project_of
+from indexer.digest import digest_text
 
 OTHER = "5e552000-0000-4000-8000-000000000002"
 
@@ -32,6 +36,10 @@ def project(session: str = SESSION) -> tuple[str, str]:
         ("/home/dev/app/.claude/worktrees", "/home/dev/app/.claude/worktrees", "worktrees"),
         ("/home/dev/app/worktrees/feature-1", "/home/dev/app/worktrees/feature-1", "feature-1"),
         ("/.claude/worktrees/x", "/", "/"),
+        ("/home/dev/app/.worktrees/feature-1/src", "/home/dev/app", "app"),
+        ("/home/dev/app/.worktrees/1/.claude/worktrees/x", "/home/dev/app", "app"),
+        ("/home/dev/app/.worktrees", "/home/dev/app/.worktrees", ".worktrees"),
+        ("C:\\Users\\dev\\app\\.worktrees\\1", "C:\\Users\\dev\\app", "app"),
         ("/", "/", "/"),
         ("C:\\Users\\dev\\app", "C:\\Users\\dev\\app", "app"),
         ("C:\\Users\\dev\\app\\.claude\\worktrees\\feature-1", "C:\\Users\\dev\\app", "app"),
@@ -132,6 +140,25 @@ def test_worktrees_count_as_the_project_they_are_of(home: Home) -> None:
     refresh()
     (found,) = stats().project_breakdown.items()
     assert (found[0], found[1].conversation_count, found[1].message_count) == ("/p", 3, 3)
+
+
+def test_an_index_made_before_folds_worktrees_too(home: Home, db: Path) -> None:
+    for n, cwd in enumerate(("/p", "/p/.worktrees/a", "/q/.worktrees/b/src", "/r.worktrees/c")):
+        write(home.transcript(f"session-{n}", cwd), [assistant(cwd=cwd, sessionId=f"session-{n}")])
+    refresh()
+    wanted = rows("SELECT session_id, path, p.name FROM sessions AS s JOIN projects AS p ON p.id = project_id")
+    with closing(sqlite3.connect(db)) as connection:
+        for session, path in (("session-1", "/p/.worktrees/a"), ("session-2", "/q/.worktrees/b/src")):
+            connection.execute("INSERT INTO projects VALUES (?, ?, 'x')", (digest_text(path), path))
+            moved = (digest_text(path), session)
+            connection.execute("UPDATE sessions SET project_id = ? WHERE session_id = ?", moved)
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'fold_worktrees'")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION - 1}")
+        rollups.sum_all(connection)
+        connection.commit()
+    refresh()
+    assert rows("SELECT session_id, path, p.name FROM sessions AS s JOIN projects AS p ON p.id = project_id") == wanted
+    assert sorted(row["path"] for row in rows("SELECT path FROM projects")) == ["/p", "/q", "/r.worktrees/c"]
 
 
 def test_a_folder_that_a_host_named_projects_is_a_name_like_any_other(home: Home) -> None:
