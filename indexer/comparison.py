@@ -142,6 +142,7 @@ def compare(connection: sqlite3.Connection, path: str, target: str | None = None
             if found.kind != what:
                 raise BadInput(f"{path} is by {what}, and {target} is not one; name one, or leave it out")
             comparison.keys &= {found.name}
+            comparison.same = 1 - len(comparison.keys)
         differences = comparison.explain()
     return {
         "report": report.kind,

@@ -288,7 +288,7 @@ def test_the_text_shows_both_and_names_the_responses(home: Home, tmp_path: Path,
     file = report(tmp_path / "ccusage.json", "daily", {DAY: (10, 300, 0, 0, 0.00755)})
     shown = run_cm("explain", "--against", file, "--timezone", "UTC").stdout
     assert f"{API_ID} at {SESSION}.jsonl:1" in shown
-    assert "1 days differ, 0 are the same" in shown
+    assert "1 day differs, 0 are the same" in shown
     assert max(map(len, shown.splitlines())) <= 100
 
 
@@ -298,6 +298,8 @@ def test_a_day_can_be_taken_out(home: Home, tmp_path: Path) -> None:
     file = report(tmp_path / "ccusage.json", "daily", {})
     assert [item["key"] for item in compare(file)["differences"]] == [DAY, "2026-10-02"]
     assert [item["key"] for item in compare(file, "20261002")["differences"]] == ["2026-10-02"]
+    same = report(tmp_path / "same.json", "daily", {DAY: (10, 300, 0, 0, 0.00755)})
+    assert (compare(same)["same"], compare(same, "20261001")["same"], compare(same, "20261002")["same"]) == (1, 1, 0)
     with pytest.raises(BadInput, match=f"is by day, and {SESSION} is not one"):
         compare(file, SESSION)
 

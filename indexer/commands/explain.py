@@ -238,8 +238,9 @@ def _usd(nano: int) -> str:
 
 def _comparison(found: dict[str, Any]) -> str:
     blocks = [_difference(item) for item in found["differences"]]
-    what = "days" if found["report"] == "daily" else "sessions"
-    verdict = f"{len(found['differences']):,} {what} differ, {found['same']:,} are the same"
+    count, what = len(found["differences"]), "day" if found["report"] == "daily" else "session"
+    differ = f"1 {what} differs" if count == 1 else f"{count:,} {what}s differ"
+    verdict = f"{differ}, {found['same']:,} {'is' if found['same'] == 1 else 'are'} the same"
     return "\n\n".join([*blocks, "\n".join([verdict, *map(printable, found["warnings"])])])
 
 

@@ -76,7 +76,8 @@ def _frame(datasette: Datasette) -> dict[str, Any]:
             "page": datasette.urls.path("/"),
             "json": datasette.urls.path("/-/cm/page.json"),
             "session": datasette.urls.path("/-/cm/session"),
-            "all_tables": datasette.urls.path("/-/cm/tables"),
+            # Datasette's first page names the largest tables, which are not those to begin with.
+            "all_tables": datasette.urls.path("/-/cm/tables") if index is None else datasette.urls.database(index.name),
             "tables": datasette.urls.database(index.name) if index is not None else "",
         },
     }
