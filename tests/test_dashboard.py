@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,20 @@ def test_the_range_can_be_turned_round_only_by_mistake(home: Home, db):
     write(home.transcript(), [assistant()])
     with pytest.raises(BadInput, match="exchange the two"):
         read(index(db), Wanted("2026-10-05", "2026-10-01"))
+
+
+@pytest.mark.parametrize(("ago", "is_past"), [((29, 200), False), ((31, 45, 200), True)])
+def test_the_page_begins_with_the_last_days_that_anything_was_used_in(home: Home, db, ago, is_past):
+    write(home.transcript(), [million("input", timestamp=at(days=days)) for days in ago])
+    page = read(index(db), Wanted(timezone="UTC"))
+    last = date.fromisoformat(page["today"]) - timedelta(ago[0] if is_past else 0)
+    assert page["range"] == {
+        "since": str(last - timedelta(29)), "until": str(last), "days": 30, "is_past": is_past,
+    }  # fmt: skip
+    assert page["totals"]["cost_usd"] == 5.0 * (len(ago) - 1)
+    asked = read(index(db), Wanted("30d", timezone="UTC"))
+    assert asked["range"]["until"] == page["today"]
+    assert asked["totals"]["responses"] == (None if is_past else 1)
 
 
 def test_the_running_block_is_that_of_all_projects(home: Home, db):

@@ -31,26 +31,28 @@ if TYPE_CHECKING:
         hosts: Sequence[str] = ()
 
     class Days(NamedTuple):
-        """The days that are asked for, both inclusive; local, as today is."""
+        """The days that are shown, both inclusive; local, as today is."""
 
         since: date
         until: date
         today: date
         start_of_week: int  # 0 is Monday
+        is_past: bool  # nothing was asked for, and nothing was used since
 
 else:
     from collections import namedtuple
 
     Wanted = namedtuple("Wanted", "since until projects models timezone hosts", defaults=(None, None, (), (), None, ()))
-    Days = namedtuple("Days", "since until today start_of_week")
+    Days = namedtuple("Days", "since until today start_of_week is_past")
 
-SINCE = "30d"
+DEFAULT_DAYS = 30
 EVERYTHING = "all"
 _EPOCH = date(1970, 1, 1)
 _CALENDAR_WEEKS = 53
 _LARGEST = 12
 
 _OLDEST = "SELECT min(u.local_day) FROM local_days AS u {where}"
+_NEWEST = "SELECT max(u.local_day) FROM local_days AS u {where}"
 
 # Costs of what has a price; NULL where nothing has one.
 _UNPRICED = "sum(CASE WHEN u.cost_nano IS NULL THEN u.total_tokens ELSE 0 END) AS unpriced_tokens"
@@ -184,7 +186,12 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
         "zone": zone,
         "today": str(days.today),
         "start_of_week": days.start_of_week,
-        "range": {"since": str(days.since), "until": str(days.until), "days": (days.until - days.since).days + 1},
+        "range": {
+            "since": str(days.since),
+            "until": str(days.until),
+            "days": (days.until - days.since).days + 1,
+            "is_past": days.is_past,
+        },
         "wanted": {key: value for key, value in wanted._asdict().items() if key != "timezone"},
         "choices": _choices(connection),
         "periods": _periods(connection, query, days, local_now),
@@ -236,17 +243,25 @@ def _models_named(connection: sqlite3.Connection, wanted: str) -> list[int]:
 
 
 def _days(connection: sqlite3.Connection, wanted: Wanted, query: reports.Query, today: date) -> Days:
-    since = wanted.since or ("" if wanted.until else SINCE)
+    def found(sql: str) -> date | None:
+        (number,) = connection.execute(sql.format(where=reports.condition(query, "local_days"))).fetchone()
+        return None if number is None else _EPOCH + timedelta(number)
+
     start_of_week = settings.DAYS.index(config.start_of_week())
+    if not (wanted.since or wanted.until):
+        before = timedelta(DEFAULT_DAYS - 1)
+        newest = found(_NEWEST) or today
+        is_past = newest < today - before
+        last = newest if is_past else today
+        return Days(last - before, last, today, start_of_week, is_past)
     last = filters.last_day(wanted.until, today, start_of_week) if wanted.until else today
-    if since in ("", EVERYTHING):
-        (oldest,) = connection.execute(_OLDEST.format(where=reports.condition(query, "local_days"))).fetchone()
-        first = min(last, _EPOCH + timedelta(oldest)) if oldest is not None else last
+    if wanted.since in (None, "", EVERYTHING):
+        first = min(last, found(_OLDEST) or last)
     else:
-        first = filters.first_day(since, today, start_of_week)
+        first = filters.first_day(wanted.since, today, start_of_week)
     if last < first:
         raise BadInput(f"the range ends on {last}, before it begins on {first}; exchange the two")
-    return Days(first, last, today, start_of_week)
+    return Days(first, last, today, start_of_week, False)
 
 
 def _number(day: date) -> int:

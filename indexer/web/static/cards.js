@@ -395,6 +395,7 @@ function errors(row) {
 export function notices({ data }) {
   const found = [];
   if (data.is_loading) found.push("The first refresh has not completed: these are not all numbers yet, and they grow by themselves.");
+  if (data.range.is_past) found.push(`Nothing was used in the last ${data.range.days} days. Shown are those up to ${format.day(data.range.until)}, the last day with use.`);
   for (const row of data.unpriced) {
     const tokens = row.input_tokens + row.output_tokens + row.cache_creation_tokens + row.cache_read_tokens;
     found.push(h("span", {}, `${row.model} has no price: ${plural(tokens, "token")} are in no cost here. `, h("code", {}, `cm prices set ${row.model}`), " gives it one."));

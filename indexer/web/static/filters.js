@@ -46,7 +46,7 @@ function read(changed) {
 /** Shows what is chosen and what else there is. */
 export function show(data, chosen) {
   const presets = document.getElementById("presets");
-  const current = chosen.since || chosen.until ? chosen : { ...chosen, since: "30d" };
+  const current = chosen.since || chosen.until || data.range.is_past ? chosen : { ...chosen, since: "30d" };
   presets.replaceChildren(...RANGES.map(([name, days]) => h("a", {
     href: query({ ...chosen, ...days }),
     "aria-current": current.since === days.since && current.until === days.until ? "true" : null,
