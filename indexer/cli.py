@@ -67,6 +67,12 @@ DEFAULT = "daily"
 class LazyGroup(click.Group):
     """Commands by name, imported one at a time; without a name, the default command."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Among these click looks for what a mistyped name may have meant.
+        names: Any = dict.fromkeys(COMMANDS)
+        self.commands |= names
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

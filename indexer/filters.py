@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
 
-DATES = "YYYY-MM-DD, YYYYMMDD, today, yesterday, 7d, 2w, this-week, last-week, this-month, last-month"
+DATES = "YYYY-MM-DD, YYYYMMDD, YYYY-MM, today, yesterday, 7d, 2w, this-week, last-week, this-month, last-month"
 # More than any history has, and a date knows no year 0.
 _MAX_DAYS = 36_500
 # An error names no more than these.
@@ -55,14 +55,15 @@ def _period(text: str, today: date, start_of_week: int) -> tuple[date, date]:
     if word in ("this-month", "last-month"):
         back = int(word == "last-month")
         return _month(today, back), _month(today, back - 1) - timedelta(1)
-    found = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)|(\d{4})(\d\d)(\d\d)", word, re.ASCII)
+    found = re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)|(\d{4})(\d\d)(\d\d)|(\d{4})-(\d\d)", word, re.ASCII)
     try:
         if found is None:
             raise ValueError(text)
-        day = date(*(int(part) for part in found.groups() if part))
+        year, month, *days = (int(part) for part in found.groups() if part)
+        first = date(year, month, *(days or [1]))
+        return first, first if days else _month(first, -1) - timedelta(1)
     except ValueError as error:
         raise BadInput(f"{text}: there is no such day; write one as {DATES}") from error
-    return day, day
 
 
 def _month(today: date, back: int) -> date:

@@ -174,17 +174,26 @@ def _authorize(action: tuple[Any, ...], denied: list[str]) -> int:
     return sqlite3.SQLITE_DENY
 
 
-def _look_up(name: str, parameters: Mapping[str, Any] | Sequence[Any]) -> tuple[str, dict[str, Any]]:
+def get(name: str) -> NamedQuery:
+    """The query of that name. Raises BadInput."""
     listed = named()
     if name not in listed:
-        raise BadInput(f"there is no query named {name}; `cm queries` lists them")
-    known = listed[name].parameters
+        from difflib import get_close_matches
+
+        meant = "".join(f"; did you mean {close}?" for close in get_close_matches(name, listed, 1))
+        raise BadInput(f"there is no query named {name}{meant or '; `cm queries` lists them'}")
+    return listed[name]
+
+
+def _look_up(name: str, parameters: Mapping[str, Any] | Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    query = get(name)
+    known = query.parameters
     given = dict(parameters) if isinstance(parameters, dict) else {}
     unknown = sorted(set(given) - set(known))
     if unknown:
         takes = ", ".join(sorted(known)) or "none"
         raise BadInput(f"query {name} has no parameter {unknown[0]}; it takes: {takes}")
-    return listed[name].sql, {key: _default(value) for key, value in known.items()} | given
+    return query.sql, {key: _default(value) for key, value in known.items()} | given
 
 
 def _default(text: str) -> int | str | None:

@@ -390,6 +390,19 @@ def test_the_sql_of_a_named_query_can_be_shown(run_cm: RunCm):
     assert run_cm("queries", "nothing").returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("queries", "skiped"), "there is no query named skiped; did you mean skipped?"),
+        (("query", "skiped"), "there is no query named skiped; did you mean skipped?"),
+        (("queries", "nothing"), "there is no query named nothing; `cm queries` lists them"),
+        (("dayly",), "Did you mean 'daily'?"),
+    ],
+)
+def test_a_name_that_was_mistyped_is_told_with_what_it_may_have_meant(index, run_cm: RunCm, command, told):
+    assert told in run_cm(*command).stderr
+
+
 def test_the_help_shows_two_examples(run_cm: RunCm):
     done = run_cm("query", "--help")
     assert done.returncode == 0

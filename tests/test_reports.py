@@ -359,6 +359,8 @@ TODAY = date(2026, 3, 31)
     [
         ("2026-02-28", "2026-02-28", "2026-02-28"),
         ("20260228", "2026-02-28", "2026-02-28"),
+        ("2026-02", "2026-02-01", "2026-02-28"),
+        ("2025-12", "2025-12-01", "2025-12-31"),
         ("today", "2026-03-31", "2026-03-31"),
         ("Yesterday", "2026-03-30", "2026-03-30"),
         ("this-week", "2026-03-30", "2026-04-05"),
@@ -376,7 +378,8 @@ def test_words_for_days(word: str, first: str, last: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["", "tomorrow", "2026-02-30", "2026-2-3", "202602", "d", "-3d", "7 d", "٧d", "0000-00-00"]
+    "word",
+    ["", "tomorrow", "2026-02-30", "2026-2-3", "202602", "d", "-3d", "7 d", "٧d", "0000-00-00", "2026-13", "9999-12"],
 )
 def test_what_is_no_day_is_an_error_that_lists_what_is(word: str) -> None:
     for read in (filters.first_day, filters.last_day):

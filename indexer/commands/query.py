@@ -15,7 +15,6 @@ import click
 from .. import completion
 from .. import queries as library
 from ..cli import index_options, json_option, say
-from ..errors import BadInput
 from ..output import FORMATS, dumps, lines, render
 from .common import open_index
 
@@ -99,14 +98,12 @@ def _value(text: str) -> int | float | str:
 @json_option
 def queries(name: str | None, as_json: bool) -> None:
     """List the named queries, or show the SQL of one."""
-    found = library.named()
     if name is not None:
-        if name not in found:
-            raise BadInput(f"there is no query named {name}; `cm queries` lists them")
-        click.echo(found[name].sql.rstrip())
+        click.echo(library.get(name).sql.rstrip())
         return
+    found = library.named().values()
     if as_json:
-        click.echo(dumps([item._asdict() for item in found.values()], indent=True))
+        click.echo(dumps([item._asdict() for item in found], indent=True))
         return
-    rows = [(item.name, " ".join(item.parameters), item.description) for item in found.values()]
+    rows = [(item.name, " ".join(item.parameters), item.description) for item in found]
     click.echo(render(["name", "parameters", "what it answers"], rows, "table"))

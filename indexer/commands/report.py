@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--html", "file", required=True, metavar="FILE", type=click.Path(dir_okay=False), help="Write it there.")
-@click.option("-s", "--since", metavar="DAY", help="First day; else the last 30 days, or the last with use. `all` is everything.")
+@click.option(
+    "-s",
+    "--since",
+    metavar="DAY",
+    help="First day; else the last 30 days, or the last with use. `all` is everything.",
+)
 @click.option("-u", "--until", metavar="DAY", help="Last day.")
 @click.option(
     "-p",
