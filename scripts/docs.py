@@ -5,6 +5,7 @@ COLUMNS=100 cog -r README.md
 
 from __future__ import annotations
 
+import ast
 import atexit
 import io
 import os
@@ -23,6 +24,22 @@ sys.path.insert(0, str(CHECKOUT))
 
 _COLUMN = re.compile(r"^(?:  |, )(\w+) (.+?),? -- (.*)$", re.MULTILINE)
 _TITLE = re.compile(r"^CREATE TABLE (\w+) \( -- (.*)$", re.MULTILINE)
+
+
+# Modules in the order in which somebody who wants to know how it works would read them.
+_MODULES = {
+    "From transcripts to rows": "refresh plan discovery checkpoint pool processes shard transcripts reader parser lines"
+    " record usage times passages batch digest",
+    "The index": "store schema rows writer staging summary private",
+    "What is derived": "accounting relations session_facts rollups zones prices pricing hosts fulltext",
+    "What is answered": "reports filters metrics blocks tables output sessions conversation document sources search"
+    " queries dictionary statusline status",
+    "Whether it is right": "naive verify check explain comparison ccusage",
+    "Following": "watch events sweep follow schedule log",
+    "Keeping and forgetting": "archive chunks keeping backup restore cleanup privacy redaction erasure",
+    "Several machines": "merge facts across export push",
+    "The command line and Python": "main cli completion config settings errors api demo",
+}
 
 
 @cache
@@ -146,6 +163,21 @@ def queries() -> str:
     for query in named().values():
         parameters = ", ".join(f"`{name}` ({value or 'none'})" for name, value in query.parameters.items())
         rows.append(f"| `{query.name}` | {parameters} | {query.description} |")
+    return "\n".join(rows)
+
+
+def modules() -> str:
+    """Every module and what it says of itself."""
+    listed = {name for names in _MODULES.values() for name in names.split()}
+    there = {path.stem for path in (CHECKOUT / "indexer").glob("[!_]*.py")}
+    if listed != there:
+        raise ValueError(f"modules that are not listed, or not there: {sorted(listed ^ there)}")
+    rows = ["| module | |", "| --- | --- |"]
+    for group, names in _MODULES.items():
+        rows.append(f"| **{group}** | |")
+        for name in names.split():
+            about = ast.get_docstring(ast.parse((CHECKOUT / f"indexer/{name}.py").read_bytes())) or ""
+            rows.append(f"| `{name}` | {about.splitlines()[0]} |")
     return "\n".join(rows)
 
 
