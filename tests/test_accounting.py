@@ -913,8 +913,8 @@ def test_every_line_that_could_not_be_used_is_counted_by_reason_and_found_by_off
         "broken JSON": 2, "NUL bytes": 1, "blank": 1, "no type": 1, "not an object": 1,
     }  # fmt: skip
     data = home.transcript().read_bytes()
-    for row in rows("SELECT offset, length FROM skipped_lines"):
-        assert data[row["offset"] : row["offset"] + row["length"]] + b"\n" in lines
+    found = rows("SELECT offset, length FROM skipped_lines ORDER BY offset")
+    assert [data[row["offset"] : row["offset"] + row["length"]] + b"\n" for row in found] == lines
 
 
 # Cost that was recorded
