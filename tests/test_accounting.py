@@ -701,6 +701,38 @@ def test_the_type_of_a_subagent_is_what_its_meta_file_says_else_its_records_else
     assert agent_types() == {None: None, **expected}
 
 
+@pytest.mark.parametrize("kinds", [("Plan", "Explore"), ("Explore", "Plan")])
+def test_of_two_types_that_a_subagent_is_called_the_same_one_holds_in_every_order(
+    home: Home, kinds: tuple[str, str]
+) -> None:
+    for kind in kinds:
+        call = tool_use("Task", subagent_type=kind)
+        append(home.transcript(), [assistant(call), tool_result(call["id"], result={"agentId": "a1"})])
+        append(home.subagent(agent="a2"), [assistant(agentId="a2", isSidechain=True, attributionAgent=kind)])
+        append(home.subagent(agent="a1"), [assistant(agentId="a1", isSidechain=True)])
+        refresh()
+    assert agent_types() == {None: None, "a1": "Explore", "a2": "Explore"}
+
+
+def test_a_call_tells_what_it_was_made_for(home: Home) -> None:
+    calls = [
+        tool_use("Task", subagent_type="Explore"), tool_use("Agent", subagent_type="Plan"),
+        tool_use("Skill", skill="review"), tool_use("SlashCommand", command="/check"),
+        tool_use("mcp__tracker__list", command="ls"), tool_use("Bash", command="ls"),
+    ]  # fmt: skip
+    write(home.transcript(), [assistant(*calls)])
+    refresh()
+    found = rows("SELECT name, mcp_server, skill, agent FROM tool_calls ORDER BY name")
+    assert [tuple(row.values()) for row in found] == [
+        ("Agent", None, None, "Plan"),
+        ("Bash", None, None, None),
+        ("Skill", None, "review", None),
+        ("SlashCommand", None, "/check", None),
+        ("Task", None, None, "Explore"),
+        ("mcp__tracker__list", "tracker", None, None),
+    ]
+
+
 def test_a_fork_knows_the_types_of_its_subagents_too(home: Home) -> None:
     call = tool_use("Agent", subagent_type="Explore")
     records = [assistant(call), tool_result(call["id"], result={"agentId": "a1"})]
@@ -913,15 +945,15 @@ def test_every_line_that_could_not_be_used_is_counted_by_reason_and_found_by_off
         "broken JSON": 2, "NUL bytes": 1, "blank": 1, "no type": 1, "not an object": 1,
     }  # fmt: skip
     data = home.transcript().read_bytes()
-    for row in rows("SELECT offset, length FROM skipped_lines"):
-        assert data[row["offset"] : row["offset"] + row["length"]] + b"\n" in lines
+    found = rows("SELECT offset, length FROM skipped_lines ORDER BY offset")
+    assert [data[row["offset"] : row["offset"] + row["length"]] + b"\n" for row in found] == lines
 
 
 # Cost that was recorded
 
 
 @pytest.mark.parametrize(
-    ("said", "stored"), [(0.25, 0.25), (2, 2.0), (0, None), (-1, None), ("0.25", None), (True, None)]
+    ("said", "stored"), [(0.25, 0.25), (2, 2.0), (0, None), (-1, None), ("0.25", None), (True, None), (10**6, None)]
 )
 def test_a_recorded_cost_is_stored_beside_the_computed_one(home: Home, said: Any, stored: float | None) -> None:
     row = one(home, assistant(usage=counts(0, 10**6), costUSD=said))

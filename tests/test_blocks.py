@@ -78,6 +78,7 @@ def test_a_gap_lasts_from_five_hours_after_the_last_response_to_the_next_block()
         "2026-10-01T20:07:00.000Z",
         True,
     )
+    assert len(blocks_of([START, START + HOUR, START + 6 * HOUR])) == 2, "nothing lies between"
     assert (gap["total_tokens"], gap["cost_usd"], gap["models"], gap["last_at"]) == (0, None, [], None)
 
 

@@ -134,6 +134,7 @@ def test_with_one_machine_a_report_is_as_it_was(machines, run_cm: RunCm):
     found = report(run_cm, "daily")
     assert not {"host", "user"} & set(found[0])
     done = run_cm("daily", env={"CM_HOST": None, "CM_USER": None})
+    assert done.returncode == 0 and done.stdout
     assert "desktop" not in done.stdout + done.stderr
 
 

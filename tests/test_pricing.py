@@ -256,6 +256,15 @@ def test_prices_are_listed_with_period_source_and_uses(home: Home, run_cm: RunCm
     assert "genai-prices" in after["source"]
 
 
+def test_what_happens_at_midnight_is_of_one_day(home: Home, run_cm: RunCm) -> None:
+    times = ("2026-10-01T23:59:59.999Z", "2026-10-02T00:00:00.000Z")
+    write(home.transcript(), [assistant(model=model, timestamp=at) for at in times for model in (OPUS, ZETA)])
+    refresh_only()
+    found = listed(run_cm)
+    assert sum(price["uses"] for price in found["prices"]) == 2
+    assert [(row["model"], row["responses"]) for row in found["unpriced"]] == [(ZETA, 2)]
+
+
 def test_what_is_over_and_was_never_used_is_listed_on_demand(home: Home, run_cm: RunCm) -> None:
     write(home.transcript(), [user()])
     refresh_only()
@@ -281,6 +290,7 @@ def test_setting_a_price_shows_it_and_prices_the_past_at_once(home: Home, run_cm
     two_days(home, ZETA)
     refresh_only()
     done = run_cm("prices", "set", ZETA, "--input", "1", "--output", "2.5", "--json")
+    assert "refresh" not in done.stderr
     price = only(json.loads(done.stdout)["prices"])
     assert (price["output"], price["cache_write_1h"], price["source"], price["uses"]) == (2.5, 2, "user", 2)
     assert cost(ZETA) == 5

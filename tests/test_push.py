@@ -160,8 +160,9 @@ def test_texts_go_there_only_when_asked_for_and_go_away_again(machine: Machine, 
 
 def test_anonymised_paths_do_not_arrive(machine: Machine, url: str):
     send(machine, url, False, True)
-    assert "/home" not in repr(answer(url, "SELECT project, project_name FROM usage"))
-    assert str(machine.home.root) not in repr(answer(url, "SELECT * FROM files"))
+    projects, files = answer(url, "SELECT project, project_name FROM usage"), answer(url, "SELECT * FROM files")
+    assert projects and "/home" not in repr(projects)
+    assert files and str(machine.home.root) not in repr(files)
 
 
 def test_ten_hosts_push_together(tmp_path: Path, url: str):

@@ -122,6 +122,13 @@ def test_a_plan_is_carried_out_in_a_session_that_goes_on_from_the_one_it_was_mad
     ]
 
 
+def test_a_fork_that_carries_out_a_plan_of_whom_it_was_made_of_is_a_fork(home: Home) -> None:
+    copy = user(PLAN.format(FIRST), sessionId=SECOND, forkedFrom={"sessionId": FIRST, "messageUuid": "gone"})
+    write(home.transcript(SECOND), [copy, assistant(sessionId=SECOND)])
+    refresh()
+    assert relations() == [(SECOND, FIRST, "fork", 0)]
+
+
 def test_a_session_that_was_compacted_goes_on_from_no_other(home: Home) -> None:
     write(home.transcript(FIRST), [*said(FIRST), user(PLAN.format(FIRST), sessionId=FIRST, isCompactSummary=True)])
     refresh()

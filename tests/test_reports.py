@@ -554,6 +554,28 @@ def test_percentiles_are_the_smallest_times_that_so_many_are_not_above(seconds: 
         assert row[name] == next(n for n in ordered if sum(other <= n for other in ordered) >= share * len(ordered))
 
 
+def test_percentiles_are_those_of_the_calls_that_are_asked_for(tmp_path: Path) -> None:
+    home, db = Home(tmp_path), tmp_path / "cm.db"
+    for session, cwd, day, seconds in ((ONE, APP, 1, 3), (TWO, API, 2, 5)):
+        write(home.transcript(session, cwd), own(session, cwd, tried("Bash", at(day), at(day, 9, 0, seconds))))
+    refresh([str(home.root)], str(db))
+    connection = store.open_reader(str(db))
+    (one,), (api,) = (
+        [row[0] for row in connection.execute(f"SELECT id FROM {table} WHERE {name} = ?", (value,))]
+        for table, name, value in (("sessions", "session_id", ONE), ("projects", "path", API))
+    )
+    second = (datetime(2026, 10, 2) - datetime(1970, 1, 1)).days * reports.DAY
+    asked = {
+        3000: [reports.Query(sessions=[one]), reports.Query(until=second)],
+        5000: [reports.Query(projects=[api]), reports.Query(since=second)],
+    }
+    for wanted, queries in asked.items():
+        for query in queries:
+            _, (row,) = reports.rows(connection, reports.REPORTS["tools"], query)
+            assert (row["calls"], row["median_ms"], row["p95_ms"]) == (1, wanted, wanted), query
+    connection.close()
+
+
 # JSON, CSV and the habits of other tools' users
 
 

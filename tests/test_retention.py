@@ -211,6 +211,68 @@ def test_a_record_that_a_tool_pruned_and_left_its_uuid_still_counts(home: Home, 
     assert 300 in outputs()
 
 
+ADVICE = {"type": "advisor_message", "model": "claude-opus-4-5-20251101", "input_tokens": 9, "output_tokens": 9}
+FULL = {
+    **counts(100, 300, 200, 50, 900, speed="fast", inference_geo="us"),
+    "server_tool_use": {"web_search_requests": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        {"input_tokens": 1}, {"cache_read_input_tokens": 1}, {"speed": None}, {"inference_geo": None},
+        {"server_tool_use": None}, {"cache_creation": None}, {"iterations": None},
+        {"cache_creation": None, "cache_creation_input_tokens": 50},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_number_a_tool_prunes_stays_counted(home: Home, less: Record) -> None:
+    own = {"type": "message", **{name: FULL[name] for name in FULL if name.endswith("tokens")}}
+    spent = {**FULL, "iterations": [own, ADVICE]}
+    record = assistant(usage=spent)
+    path = write(home.transcript(), [record])
+    before = [(*tokens([row]), row["cost_usd"], row["is_fast"], row["web_searches"]) for row in indexed()]
+    pruned = {**spent, "iterations": [{**own, **less}, ADVICE], **less}
+    write(path, [{**record, "message": {**record["message"], "usage": pruned}}])
+    refresh_only()
+    assert [(*tokens([row]), row["cost_usd"], row["is_fast"], row["web_searches"]) for row in usage()] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("stop_reason", None), ("model", "claude-haiku-4-5-20251001"), ("content", "[pruned]")]
+)
+def test_whatever_else_a_tool_prunes_of_an_answer_stays_known(home: Home, name: str, value: str | None) -> None:
+    record = assistant(tool_use("Bash"), costUSD=0.25)
+    path = write(home.transcript(), [record])
+    told = "SELECT model, stop_reason, is_undercounted, recorded_cost_usd FROM usage", "SELECT name FROM tool_calls"
+    refresh()
+    before = [rows(sql) for sql in told]
+    write(path, [{**record, "message": {**record["message"], name: value}}])
+    refresh_only()
+    assert [rows(sql) for sql in told] == before
+
+
+def test_a_recorded_cost_that_a_tool_pruned_stays_known(home: Home) -> None:
+    record = assistant(costUSD=0.25)
+    path = write(home.transcript(), [record])
+    refresh()
+    write(path, [{**record, "costUSD": None}])
+    refresh_only()
+    assert only(usage())["recorded_cost_usd"] == 0.25
+
+
+def test_a_subagent_whose_call_a_tool_pruned_keeps_its_type(home: Home) -> None:
+    call = tool_use("Task", subagent_type="Explore")
+    answer, result = assistant(call), tool_result(call["id"], result={"agentId": "a1"})
+    path = write(home.transcript(), [answer, result])
+    write(home.subagent(), [assistant(agentId="a1", isSidechain=True)])
+    refresh()
+    write(path, [answer, {**result, "toolUseResult": "…"}])
+    refresh_only()
+    assert {row["agent"] for row in usage()} == {None, "Explore"}
+
+
 def test_results_that_a_tool_pruned_keep_their_searches(home: Home) -> None:
     call = tool_use("WebSearch")
     answer, result = assistant(call), tool_result(call["id"], result={"searchCount": 7})

@@ -168,6 +168,7 @@ def test_responses_without_their_final_count_are_counted(home: Home, run_cm: Run
 
 def test_nothing_is_said_of_what_is_not_there(months: None, run_cm: RunCm) -> None:
     shown = run_cm("daily").stdout
+    assert "Total" in shown
     for word in ("unpriced", "lack", "not shown", "Shared"):
         assert word not in shown
 

@@ -214,7 +214,9 @@ def test_our_page_runs_files_of_ours_and_nothing_else(web: Server):
 
 @pytest.mark.parametrize("path", ["/", *DATASETTE_PAGES[:5], "/cm/nothing", "/cm/responses?_facet=model_id"])
 def test_everything_a_page_loads_is_here(web: Server, path):
-    for address in Page(web.get(path).text).loaded:
+    found = Page(web.get(path).text).loaded
+    assert found
+    for address in found:
         assert address.startswith(("/", web.url)) and not address.startswith("//"), address
 
 
