@@ -525,6 +525,11 @@ def test_an_implausible_count_takes_no_other_with_it(home: Home) -> None:
     assert row["is_implausible"] == 1
 
 
+def test_an_implausible_count_of_a_response_says_nothing_of_its_advisor_s_call(home: Home) -> None:
+    write(home.transcript(), [assistant(usage=counts(10**12, 100, iterations=[advisor(5, 6)]))])
+    assert [(row["part"], row["is_implausible"]) for row in indexed()] == [("response", 1), ("advisor", 0)]
+
+
 def test_a_sum_above_a_billion_is_implausible_too(home: Home) -> None:
     row = one(home, assistant(usage=counts(0, 7, iterations=[message(10**9, 7), message(10**9, 0)])))
     assert (tokens([row]), row["is_implausible"]) == ((0, 7, 0, 0), 1)

@@ -479,6 +479,16 @@ def test_a_row_over_two_shipped_periods_cuts_both(tmp_path: Path) -> None:
     assert price_of("claude-opus-4-6", "2026-04-01", laid).threshold is None
 
 
+def test_a_row_before_or_after_a_shipped_period_leaves_that_one_as_it_is(tmp_path: Path) -> None:
+    row = 'model = "claude-opus-4-6"\nuntil = 2026-01-01\ninput = 1\noutput = 2'
+    laid = user_prices(tmp_path, row)
+    start, end = ms("2026-01-01"), ms("2026-03-13")
+    assert periods(laid, "claude-opus-4-6") == [(None, start, 1), (start, end, 5), (end, None, 5)]
+    laid = user_prices(tmp_path, row.replace("until", "from").replace("2026-01-01", "2026-06-01"))
+    start = ms("2026-06-01")
+    assert periods(laid, "claude-opus-4-6") == [(None, end, 5), (end, start, 5), (start, None, 1)]
+
+
 def test_two_rows_of_the_user_may_meet(tmp_path: Path) -> None:
     first = 'model = "claude-opus-5"\nuntil = 2026-08-01\ninput = 1\noutput = 2'
     second = 'model = "anthropic/claude-opus-5.0"\nfrom = 2026-08-01\ninput = 3\noutput = 4'

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Home, Record, assistant, line, user, write
+from builders import Home, Record, append, assistant, line, user, write
 from conftest import RunCm
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,6 +120,17 @@ def test_a_plan_is_carried_out_in_a_session_that_goes_on_from_the_one_it_was_mad
     assert about(FIRST)["children"] == [
         {"session_id": SECOND, "relation": "continued", "title": about(SECOND)["title"]}
     ]
+
+
+def test_a_session_that_others_go_on_from_may_grow(home: Home) -> None:
+    path = write(home.transcript(FIRST), said(FIRST))
+    write(home.transcript(SECOND), [user(PLAN.format(FIRST), sessionId=SECOND), assistant(sessionId=SECOND)])
+    write(home.transcript(THIRD), [assistant(sessionId=THIRD)])
+    refresh()
+    before = relations()
+    append(path, said(FIRST))
+    refresh()
+    assert relations() == before == [(SECOND, FIRST, "continued", 0)]
 
 
 def test_a_fork_that_carries_out_a_plan_of_whom_it_was_made_of_is_a_fork(home: Home) -> None:

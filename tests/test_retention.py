@@ -223,7 +223,7 @@ FULL = {
     [
         {"input_tokens": 1}, {"cache_read_input_tokens": 1}, {"speed": None}, {"inference_geo": None},
         {"server_tool_use": None}, {"cache_creation": None}, {"iterations": None},
-        {"cache_creation": None, "cache_creation_input_tokens": 50},
+        {"cache_creation_input_tokens": 50, "cache_creation": {"ephemeral_1h_input_tokens": 50}},
     ],
     ids=str,
 )  # fmt: skip
