@@ -605,3 +605,10 @@ def fold_worktrees(db: Database) -> None:
         db.execute("UPDATE sessions SET project_id = ? WHERE project_id = ?", [known, project_id])
         db.execute("DELETE FROM projects WHERE id = ?", [project_id])
         db.execute("DELETE FROM meta WHERE key = 'rollups'")
+
+
+@migrations()
+def index_sessions_by_id(db: Database) -> None:
+    """What views say of one session is looked up. An index without any gets this one as all others."""
+    if db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone():
+        db.execute("CREATE INDEX IF NOT EXISTS sessions_session_id ON sessions (session_id)")

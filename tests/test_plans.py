@@ -192,6 +192,12 @@ def test_the_first_rows_of_a_table_or_view_are_found_without_reading_all(history
     assert_reads_no_table(recorder)
 
 
+@pytest.mark.parametrize("view", ["messages", "usage", "conversations", "changed_files"])
+def test_what_a_view_says_of_a_session_is_looked_up(history: Home, view: str) -> None:
+    with closing(store.open_reader(config.database())) as connection:
+        assert not scanned(connection, f"SELECT * FROM {view} WHERE session_id = '{SESSION}'") & LARGE
+
+
 def test_a_scan_is_seen(history: Home) -> None:
     with closing(store.open_reader(config.database())) as connection:
         for sql in (

@@ -35,7 +35,9 @@ CREATE INDEX IF NOT EXISTS contexts_session ON contexts (session_id);
 CREATE INDEX IF NOT EXISTS contexts_origin ON contexts (session_id, forked_from, continued_from)
   WHERE coalesce(forked_from, continued_from) IS NOT NULL;
 CREATE INDEX IF NOT EXISTS session_relations_parent ON session_relations (parent_id);
+-- Sessions of a project, the newest, and one by its id, as people ask views for it; the code asks by the digest.
 CREATE INDEX IF NOT EXISTS sessions_project ON sessions (project_id);
 CREATE INDEX IF NOT EXISTS sessions_last_at ON sessions (last_at);
+CREATE INDEX IF NOT EXISTS sessions_session_id ON sessions (session_id);
 -- The price of a model at a time.
 CREATE INDEX IF NOT EXISTS prices_model ON prices (model, valid_from);
