@@ -107,9 +107,9 @@ COLUMNS = {
         Column("median_ms", "Median", MS),
         Column("p95_ms", "p95", MS),
         Column("result_bytes", "Results", BYTES, 1),
-        Column("web_searches", "Searches", COUNT, 2),
-        Column("web_search_cost_usd", "Fee", USD, 1),
-        Column("cost_usd", "Cost", USD, 4),
+        Column("web_searches", "Searches", COUNT, 4),
+        Column("web_search_cost_usd", "Fee", USD, 4),
+        Column("cost_usd", "Cost", USD),
         Column("calls", "", BAR, 3),
     ),
     "blocks": (
