@@ -11,7 +11,6 @@ from .errors import PriceError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-    from datetime import date
     from decimal import Decimal
     from typing import Any, NamedTuple
 
@@ -134,7 +133,7 @@ def _core(model: str) -> str:
 
 def _spellings() -> Mapping[str, str]:
     if not _known_spellings:
-        listed = _read_toml(SHIPPED_PRICES)["spellings"].items()
+        listed = _shipped()["spellings"].items()
         _known_spellings.update({spelling: model for model, spellings in listed for spelling in spellings})
     return _known_spellings
 
@@ -144,8 +143,8 @@ def load(user_file: str | os.PathLike[str] | None = None) -> list[Price]:
 
     A user's file that does not exist is one without rows. Raises PriceError.
     """
-    shipped = _prices(_read_toml(SHIPPED_PRICES)["price"], SHIPPED_PRICES)
-    own = [] if user_file is None else _user_prices(_user_rows(_read_toml(user_file), user_file), user_file)
+    shipped = _prices(_shipped()["price"], SHIPPED_PRICES)
+    own = [] if user_file is None else prices_of(rows_in(read_text(user_file), user_file), user_file)
     for price in own:
         shipped = [part for other in shipped for part in _outside(other, price)]
     return sorted(shipped + own, key=_order)
@@ -226,113 +225,46 @@ def _divide_half_even(numerator: int, denominator: int) -> int:
     return quotient + (2 * rest + (quotient & 1) > denominator)
 
 
-def set_user_price(
-    user_file: str | os.PathLike[str],
-    model: str,
-    input: Decimal | int,
-    output: Decimal | int,
-    cache_read: Decimal | int | None = None,
-    cache_write_5m: Decimal | int | None = None,
-    cache_write_1h: Decimal | int | None = None,
-    valid_from: date | None = None,
-) -> None:
-    """Write a row into the user's file, or over theirs of the same model and start; None leaves a key out.
-
-    Other rows, and comments on lines of their own, stay. Raises PriceError, and then leaves the file alone.
-    """
-    amounts = zip(KINDS, (input, output, cache_write_5m, cache_write_1h, cache_read), strict=True)
-    given = {"model": canonical(model), "from": valid_from, **dict(amounts)}
-    row = {key: value for key, value in given.items() if value is not None}
-    _price(row, canonical(model))
-    text = _read_text(user_file)
-    rows = _user_rows(_parse_toml(text, user_file), user_file)
-    _user_prices(rows, user_file)
-    keys = [(canonical(other["model"]), other.get("from")) for other in rows]
-    key = (row["model"], valid_from)
-    index = keys.index(key) if key in keys else len(rows)
-    new_text = _with_row(text, len(rows), index, row)
-    rows[index : index + 1] = [row]
-    if new_text is None or _parse_toml(new_text, user_file) != {"price": rows}:
-        raise PriceError(f"{user_file}: its rows do not each begin with [[price]]; edit it by hand")
-    _user_prices(rows, user_file)
-    _write_text(user_file, new_text)
-
-
-def reset_user_prices(user_file: str | os.PathLike[str]) -> None:
-    """Set the user's file aside, as `….bak`; without a file there is nothing to do. Raises PriceError."""
+def read_text(user_file: str | os.PathLike[str]) -> str:
+    """The text of the user's file, empty without one. Raises PriceError."""
     try:
-        os.replace(user_file, f"{os.fspath(user_file)}.bak")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise PriceError(f"{user_file}: {error.strerror}; move it away by hand") from error
-
-
-def _with_row(text: str, count: int, index: int, row: Mapping[str, Any]) -> str | None:
-    """The text of `count` rows with one replaced or added; None where the rows are not found."""
-    import re
-
-    # splitlines would cut at more than newlines.
-    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-    heads = [n for n, line in enumerate(lines) if re.match(r"\s*\[\[\s*price\s*\]\]", line)]
-    if len(heads) != count:
-        return None
-    if index == count:
-        separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-        return f"{text}{separator}[[price]]\n{_assignments(row)}"
-    first, last = heads[index] + 1, [*heads, len(lines)][index + 1]
-    kept = [line for line in lines[first:last] if not line.strip() or line.lstrip().startswith("#")]
-    return "".join([*lines[:first], _assignments(row), *kept, *lines[last:]])
-
-
-def _assignments(row: Mapping[str, Any]) -> str:
-    from decimal import Decimal
-    from json import dumps
-
-    # A Decimal's own text may be 1E+1, and an int formatted as "f" gains zeros.
-    literals = {key: f"{Decimal(value):f}" if key in KINDS else str(value) for key, value in row.items()}
-    literals["model"] = dumps(row["model"], ensure_ascii=False)
-    return "".join(f"{key} = {literal}\n" for key, literal in literals.items())
-
-
-def _write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace the file at once; only its owner can read it. Raises PriceError."""
-    from tempfile import NamedTemporaryFile
-
-    # What a link points to is replaced, not the link.
-    target = os.path.realpath(path)
-    try:
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        with NamedTemporaryFile("wb", dir=os.path.dirname(target), delete=False) as file:
-            try:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, target)
-            except OSError:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise PriceError(f"{path}: {error.strerror}; nothing was changed") from error
-
-
-def _read_text(path: str | os.PathLike[str]) -> str:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(user_file, encoding="utf-8-sig", newline="") as file:
             return file.read()
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
-        raise PriceError(f"{path}: it is not UTF-8; save it as UTF-8") from error
+        raise PriceError(f"{user_file}: it is not UTF-8; save it as UTF-8") from error
     except OSError as error:
-        raise PriceError(f"{path}: {error.strerror}; make it a readable file") from error
+        raise PriceError(f"{user_file}: {error.strerror}; make it a readable file") from error
 
 
-def _read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    return _parse_toml(_read_text(path), path)
+def rows_in(text: str, user_file: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of the user's file as they stand in its text. Raises PriceError."""
+    parsed = _parse(text, user_file)
+    _check_keys(parsed, ("price",), (), f"{user_file}")
+    rows = parsed.get("price", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise PriceError(f"{user_file}: price is not a list of tables; begin each row with [[price]]")
+    return rows
 
 
-def _parse_toml(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+def prices_of(rows: Iterable[dict[str, Any]], user_file: str | os.PathLike[str]) -> list[Price]:
+    """What rows of the user's file say. Raises PriceError, also where two overlap."""
+    prices = _prices(rows, user_file)
+    for price in prices:
+        for rate in rates([price]):
+            written = rate.cache_write_5m_num + rate.cache_write_1h_num
+            if max(written, *rate[2:-1]) > MAX_TERM:
+                raise PriceError(f"{user_file}: {price.model}: rates times factors have too many digits; round them")
+    return prices
+
+
+def _shipped() -> dict[str, Any]:
+    with open(SHIPPED_PRICES, encoding="utf-8") as file:
+        return _parse(file.read(), SHIPPED_PRICES)
+
+
+def _parse(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     import tomllib
     from decimal import Decimal
 
@@ -342,30 +274,12 @@ def _parse_toml(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PriceError(f"{path}: {error}; correct that line") from error
 
 
-def _user_rows(parsed: Mapping[str, Any], path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    _check_keys(parsed, ("price",), (), f"{path}")
-    rows = parsed.get("price", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise PriceError(f"{path}: price is not a list of tables; begin each row with [[price]]")
-    return rows
-
-
-def _user_prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> list[Price]:
-    prices = _prices(rows, path)
-    for price in prices:
-        for rate in rates([price]):
-            written = rate.cache_write_5m_num + rate.cache_write_1h_num
-            if max(written, *rate[2:-1]) > MAX_TERM:
-                raise PriceError(f"{path}: {price.model}: rates times factors have too many digits; round them")
-    return prices
-
-
 def _prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> list[Price]:
     """Prices by model and start; one without an end holds until the next. Raises PriceError, also where two overlap."""
     from itertools import pairwise
 
     numbered = [
-        (_price(row, f"{path}: price {n} ({row.get('model', 'no model')})"), n) for n, row in enumerate(rows, 1)
+        (price_of(row, f"{path}: price {n} ({row.get('model', 'no model')})"), n) for n, row in enumerate(rows, 1)
     ]
     numbered.sort(key=lambda pair: _order(pair[0]))
     for index, ((one, n), (other, m)) in enumerate(pairwise(numbered)):
@@ -378,7 +292,8 @@ def _prices(rows: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> lis
     return [price for price, _ in numbered]
 
 
-def _price(row: Mapping[str, Any], where: str) -> Price:
+def price_of(row: Mapping[str, Any], where: str) -> Price:
+    """What a row says. Raises PriceError, which names where it stands."""
     from decimal import Decimal
 
     _check_keys(row, ROW_KEYS, ("model", "input", "output"), where)

@@ -31,7 +31,7 @@ _MODULES = {
     "From transcripts to rows": "refresh plan discovery checkpoint pool processes shard transcripts reader parser lines"
     " record usage times passages batch digest",
     "The index": "store schema rows writer staging summary private",
-    "What is derived": "accounting relations session_facts rollups zones prices pricing hosts fulltext",
+    "What is derived": "accounting relations session_facts rollups zones prices own_prices pricing hosts fulltext",
     "What is answered": "reports filters metrics blocks tables output sessions conversation document sources search"
     " queries dictionary statusline status",
     "Whether it is right": "naive verify check explain comparison ccusage",

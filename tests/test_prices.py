@@ -14,12 +14,13 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer import prices
+from indexer import own_prices, prices
 from indexer.prices import Cost, Price, PriceError, Rate
 
 ROOT = Path(prices.__file__).resolve().parent.parent
@@ -499,8 +500,8 @@ def test_two_rows_of_the_user_may_meet(tmp_path: Path) -> None:
 
 def test_a_row_of_the_user_without_an_end_holds_until_their_next_one(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
-    prices.set_user_price(path, "my-model", 3, 4, valid_from=date(2026, 8, 1))
-    prices.set_user_price(path, "my-model", 1, 2)
+    own_prices.set_price(path, "my-model", 3, 4, valid_from=date(2026, 8, 1))
+    own_prices.set_price(path, "my-model", 1, 2)
     before, after = (price_of("my-model", day, prices.load(path)) for day in ("2026-07-31", "2026-08-01"))
     assert [before.input, after.input] == decimals(1, 3)
     assert before.valid_until == after.valid_from == ms("2026-08-01")
@@ -597,7 +598,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
 
 def test_setting_a_price_creates_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "config" / "cm" / "prices.toml"
-    prices.set_user_price(path, "claude-opus-4-5-20251101", Decimal("1E+1"), Decimal("0.000001"))
+    own_prices.set_price(path, "claude-opus-4-5-20251101", Decimal("1E+1"), Decimal("0.000001"))
     assert path.read_text() == '[[price]]\nmodel = "claude-opus-4-5"\ninput = 10\noutput = 0.000001\n'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -607,7 +608,7 @@ def test_setting_a_price_creates_a_private_file(tmp_path: Path) -> None:
 def test_all_rates_and_the_start_are_written(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     start = date(2026, 8, 1)
-    prices.set_user_price(path, "my-model", 1, 2, Decimal("0.3"), 4, 5, start)
+    own_prices.set_price(path, "my-model", 1, 2, Decimal("0.3"), 4, 5, start)
     p = price_of("my-model", among=prices.load(path))
     ours = [p.input, p.output, p.cache_read, p.cache_write_5m, p.cache_write_1h]
     assert ours == decimals(1, 2, "0.3", 4, 5)
@@ -639,7 +640,7 @@ output = 2
 def test_a_row_is_replaced_and_all_else_stays(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(BEFORE)
-    prices.set_user_price(path, "claude-opus-4-5", 7, 8)
+    own_prices.set_price(path, "claude-opus-4-5", 7, 8)
     assert (
         path.read_text()
         == """\
@@ -664,19 +665,19 @@ output = 2
 def test_a_row_of_another_model_or_start_is_added(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(BEFORE)
-    prices.set_user_price(path, 'quo"ted', 7, 8, valid_from=date(2026, 8, 1))
+    own_prices.set_price(path, 'quo"ted', 7, 8, valid_from=date(2026, 8, 1))
     added = '\n\n[[price]]\nmodel = "quo\\"ted"\nfrom = 2026-08-01\ninput = 7\noutput = 8\n'
     assert path.read_text() == BEFORE + added
-    prices.set_user_price(path, 'quo"ted', 9, 8, valid_from=date(2026, 8, 1))
+    own_prices.set_price(path, 'quo"ted', 9, 8, valid_from=date(2026, 8, 1))
     assert path.read_text() == BEFORE + added.replace("7", "9")
 
 
 def test_setting_twice_is_setting_once(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(BEFORE)
-    prices.set_user_price(path, "other", 7, 8)
+    own_prices.set_price(path, "other", 7, 8)
     once = path.read_text()
-    prices.set_user_price(path, "other", 7, 8)
+    own_prices.set_price(path, "other", 7, 8)
     assert path.read_text() == once
 
 
@@ -685,7 +686,7 @@ def test_an_open_file_becomes_private_and_a_link_stays_a_link(tmp_path: Path) ->
     target.write_text("")
     target.chmod(0o644)
     link.symlink_to(target)
-    prices.set_user_price(link, "my-model", 1, 2)
+    own_prices.set_price(link, "my-model", 1, 2)
     assert link.is_symlink()
     assert "my-model" in target.read_text()
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -706,7 +707,7 @@ def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path: Path, before: str,
     path = tmp_path / "prices.toml"
     path.write_text(before)
     with pytest.raises(PriceError, match=told):
-        prices.set_user_price(path, "m", 7, 8)
+        own_prices.set_price(path, "m", 7, 8)
     assert path.read_text() == before
 
 
@@ -714,37 +715,83 @@ def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path: Path, before: str,
 def test_a_bad_rate_is_refused_and_nothing_written(tmp_path: Path, bad: Decimal) -> None:
     path = tmp_path / "prices.toml"
     with pytest.raises(PriceError, match=r"my-model: output is .*; give a number"):
-        prices.set_user_price(path, "my-model", 1, bad)
+        own_prices.set_price(path, "my-model", 1, bad)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("model", ["", "a\nb", "\udcff", "\x7f"])
 def test_a_name_that_could_not_be_written_is_refused(tmp_path: Path, model: str) -> None:
     with pytest.raises(PriceError, match="give a printable name"):
-        prices.set_user_price(tmp_path / "prices.toml", model, 1, 2)
+        own_prices.set_price(tmp_path / "prices.toml", model, 1, 2)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_in_place_of_the_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").mkdir()
     with pytest.raises(PriceError, match="Is a directory"):
-        prices.set_user_price(tmp_path / "prices.toml", "my-model", 1, 2)
+        own_prices.set_price(tmp_path / "prices.toml", "my-model", 1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["prices.toml"]
 
 
 def test_a_price_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PriceError, match="Not a directory"):
-        prices.set_user_price(tmp_path / "file" / "prices.toml", "my-model", 1, 2)
+        own_prices.set_price(tmp_path / "file" / "prices.toml", "my-model", 1, 2)
+
+
+def test_the_rows_of_a_model_are_taken_out_and_all_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(BEFORE)
+    assert own_prices.unset_price(path, "claude-opus-4-5-20251101")
+    after = """\
+# My prices. [[price]] begins a row.
+
+# until the contract ends
+
+
+# A gateway's model.
+[[price]]
+model = 'other'
+input = 1
+output = 2
+# the end"""
+    assert path.read_text() == after
+    assert not own_prices.unset_price(path, "claude-opus-4-5")
+    assert path.read_text() == after
+    assert own_prices.unset_price(path, "other")
+    assert prices.load(path) == SHIPPED
+    assert path.read_text().endswith("# A gateway's model.\n# the end")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([None, 1, 2, 3])), max_size=8))
+def test_taking_out_undoes_what_was_set_of_a_model(changes: list[tuple[str, int | None]]) -> None:
+    with TemporaryDirectory() as folder:
+        both, one = Path(folder, "both.toml"), Path(folder, "one.toml")
+        for usd, (model, day) in enumerate(changes, 1):
+            for path in (both, one) if model == "a" else (both,):
+                own_prices.set_price(path, model, usd, usd, valid_from=day and date(2026, 8, day))
+        for model in ("b", "c"):
+            assert own_prices.unset_price(both, model) == (model in dict(changes))
+        assert prices.load(both) == [
+            price._replace(source=price.source.replace(str(one), str(both))) for price in prices.load(one)
+        ]
+
+
+def test_a_file_that_is_edited_by_hand_only_is_not_taken_apart(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text(before := "price = [{ model = 'm', input = 1, output = 2 }]\n")
+    with pytest.raises(PriceError, match="edit it by hand"):
+        own_prices.unset_price(path, "m")
+    assert path.read_text() == before
 
 
 def test_resetting_sets_the_file_aside(tmp_path: Path) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(BEFORE)
-    prices.reset_user_prices(path)
+    own_prices.set_aside(path)
     assert prices.load(path) == SHIPPED
     assert (tmp_path / "prices.toml.bak").read_text() == BEFORE
-    prices.reset_user_prices(path)
+    own_prices.set_aside(path)
     assert (tmp_path / "prices.toml.bak").read_text() == BEFORE
 
 

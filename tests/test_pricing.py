@@ -16,7 +16,7 @@ from builders import Home, append, assistant, usage, user, write
 from conftest import RunCm
 from ledger import health, only, refresh, rows, stats
 
-from indexer import config, naive, prices, pricing, rollups, store
+from indexer import config, naive, own_prices, prices, pricing, rollups, store
 from indexer import refresh as refresh_only
 
 ZETA = "claude-zeta-99"
@@ -57,7 +57,7 @@ def test_a_changed_price_holds_for_the_past_and_no_transcript_is_read(home: Home
     two_days(home)
     refresh()
     assert cost() == 50
-    prices.set_user_price(config.prices_file(), OPUS, 5, 30)
+    own_prices.set_price(config.prices_file(), OPUS, 5, 30)
     assert refresh().bytes_read == 0
     assert cost() == 60
 
@@ -67,7 +67,7 @@ def test_it_holds_for_the_past_when_the_transcripts_are_gone(home: Home) -> None
     append(home.transcript("other"), [user(sessionId="other")])
     refresh()
     path.unlink()
-    prices.set_user_price(config.prices_file(), OPUS, 5, 30)
+    own_prices.set_price(config.prices_file(), OPUS, 5, 30)
     refresh()
     assert cost() == 60
 
@@ -75,7 +75,7 @@ def test_it_holds_for_the_past_when_the_transcripts_are_gone(home: Home) -> None
 def test_a_price_from_a_day_leaves_what_was_before(home: Home) -> None:
     two_days(home)
     refresh()
-    prices.set_user_price(config.prices_file(), OPUS, 5, 30, valid_from=date(2026, 6, 1))
+    own_prices.set_price(config.prices_file(), OPUS, 5, 30, valid_from=date(2026, 6, 1))
     refresh()
     assert cost() == 25 + 30
 
@@ -84,7 +84,7 @@ def test_a_model_without_a_price_gets_one(home: Home) -> None:
     two_days(home, ZETA)
     refresh()
     assert cost(ZETA) is None
-    prices.set_user_price(config.prices_file(), ZETA, 1, 2)
+    own_prices.set_price(config.prices_file(), ZETA, 1, 2)
     refresh()
     assert cost(ZETA) == 4
 
@@ -92,7 +92,7 @@ def test_a_model_without_a_price_gets_one(home: Home) -> None:
 def test_what_a_price_does_not_cover_stays_unpriced(home: Home) -> None:
     two_days(home, ZETA)
     refresh()
-    prices.set_user_price(config.prices_file(), ZETA, 1, 2, valid_from=date(2026, 6, 1))
+    own_prices.set_price(config.prices_file(), ZETA, 1, 2, valid_from=date(2026, 6, 1))
     refresh()
     assert [row["cost_usd"] for row in rows("SELECT cost_usd FROM usage ORDER BY at")] == [None, 2]
     assert only(health()["unpriced"])["output_tokens"] == 1_000_000
@@ -115,17 +115,17 @@ def test_a_newer_cm_that_knows_one_more_spelling_of_a_model_prices_the_past_by_i
 
 def test_removing_the_file_brings_the_shipped_prices_back(home: Home) -> None:
     two_days(home)
-    prices.set_user_price(config.prices_file(), OPUS, 5, 30)
+    own_prices.set_price(config.prices_file(), OPUS, 5, 30)
     refresh()
     assert cost() == 60
-    prices.reset_user_prices(config.prices_file())
+    own_prices.set_aside(config.prices_file())
     refresh()
     assert cost() == 50
 
 
 def test_a_response_that_comes_later_has_the_users_price(home: Home) -> None:
     path = two_days(home)
-    prices.set_user_price(config.prices_file(), OPUS, 5, 30)
+    own_prices.set_price(config.prices_file(), OPUS, 5, 30)
     refresh()
     append(path, [assistant(model=OPUS, usage=usage(0, 1_000_000))])
     refresh()
@@ -150,7 +150,7 @@ def test_pricing_the_past_writes_no_response_however_many_there_are(home: Home) 
     refresh_only()
     before = rows("SELECT * FROM responses ORDER BY id")
     for start in (None, date(2026, 10, 2)):
-        prices.set_user_price(config.prices_file(), OPUS, 1, 2, valid_from=start)
+        own_prices.set_price(config.prices_file(), OPUS, 1, 2, valid_from=start)
         connection = store.open_writer(config.database())
         changed = connection.total_changes
         pricing.update(connection)
@@ -205,7 +205,7 @@ def test_prices_that_cannot_be_used_are_told_and_the_index_keeps_those_it_has(
     home: Home, run_cm: RunCm, text: str
 ) -> None:
     path = two_days(home)
-    prices.set_user_price(config.prices_file(), OPUS, 5, 30)
+    own_prices.set_price(config.prices_file(), OPUS, 5, 30)
     refresh_only()
     file = user_prices(text)
     append(path, [assistant(model=OPUS, usage=usage(0, 1_000_000))])
@@ -322,6 +322,21 @@ def test_resetting_prices_the_past_by_the_shipped_ones_and_keeps_the_file(home: 
     assert f"{config.prices_file()}.bak" in done.stderr
     assert Path(f"{config.prices_file()}.bak").exists()
     assert cost() == 50
+
+
+def test_resetting_one_model_prices_its_past_and_leaves_the_others(home: Home, run_cm: RunCm) -> None:
+    two_days(home)
+    refresh_only()
+    run_cm("prices", "set", OPUS, "--input", "5", "--output", "30")
+    run_cm("prices", "set", ZETA, "--input", "1", "--output", "2")
+    done = run_cm("prices", "reset", OPUS)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"your price of {OPUS} is taken out of {config.prices_file()}" in done.stderr
+    assert cost() == 50
+    assert only(listed(run_cm, ZETA)["prices"])["input"] == 1
+    again = run_cm("prices", "reset", OPUS)
+    assert again.returncode == 1
+    assert f"you have set no price of {OPUS}; your prices are in {config.prices_file()}" in again.stderr
 
 
 @pytest.mark.parametrize(

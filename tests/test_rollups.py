@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger import only, refresh, rows
 
-from indexer import config, metrics, pool, prices, reports, rollups, store, zones
+from indexer import config, metrics, own_prices, pool, reports, rollups, store, zones
 from indexer.check import check
 from indexer.erasure import forget
 from indexer.merge import merge
@@ -138,7 +138,7 @@ class History:
         self.home.transcript(session).unlink(missing_ok=True)
 
     def price(self, usd: tuple[Decimal | int, int], start: date | None) -> None:
-        prices.set_user_price(config.prices_file(), OPUS, *usd, valid_from=start)
+        own_prices.set_price(config.prices_file(), OPUS, *usd, valid_from=start)
 
     def zone(self, name: str) -> None:
         self.monkeypatch.setenv("TZ", name)

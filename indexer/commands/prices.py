@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 
 import click
 
-from .. import config, pricing, store
+from .. import config, own_prices, pricing, store
 from .. import prices as library
 from ..cli import json_option, say
 from ..errors import BadInput
@@ -100,21 +100,27 @@ def set_price(
       cm prices set claude-opus-5 --input 4 --output 20 --from 2026-12-01
     """
     start = None if valid_from is None else valid_from.date()
-    library.set_user_price(
-        config.prices_file(), model, input_, output, cache_read, cache_write_5m, cache_write_1h, start
-    )
+    own_prices.set_price(config.prices_file(), model, input_, output, cache_read, cache_write_5m, cache_write_1h, start)
     _print(model, db, as_json, is_all=True)
 
 
 @prices.command("reset")
+@click.argument("model", required=False)
 @_db_option
-def reset(db: str | None) -> None:
-    """Set your prices aside; the shipped ones hold again, for the past too."""
+def reset(db: str | None, model: str | None) -> None:
+    """Set your prices aside, or take out those of one model; the shipped ones hold again, for the past too."""
     path = config.prices_file()
-    existed = os.path.exists(path)
-    library.reset_user_prices(path)
+    if model is not None:
+        if not own_prices.unset_price(path, model):
+            raise BadInput(f"you have set no price of {model}; your prices are in {path}")
+        told = f"your price of {model} is taken out of {path}"
+    elif os.path.exists(path):
+        own_prices.set_aside(path)
+        told = f"the shipped prices hold; yours are in {path}.bak"
+    else:
+        told = "you had set no prices"
     _update(config.database(db))
-    say(f"the shipped prices hold; yours are in {path}.bak" if existed else "you had set no prices")
+    say(told)
 
 
 def _update(path: str) -> None:
