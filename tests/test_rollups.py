@@ -353,7 +353,7 @@ def test_every_number_of_every_sum_is_that_of_the_responses_and_their_calls(home
         append(
             home.transcript(session),
             [
-                assistant(call, usage=said, timestamp=at, sessionId=session, costUSD=0.25),
+                assistant(call, usage=said, stop_reason=None, timestamp=at, sessionId=session, costUSD=0.25),
                 tool_result(call["id"], "found", is_error=n > 3, timestamp=at, sessionId=session),
             ],
         )
@@ -366,7 +366,7 @@ def test_every_number_of_every_sum_is_that_of_the_responses_and_their_calls(home
     costs |= {"cache_read": 500 * read, "web_search": 10**7 * searches}
     saved = 5000 * (short + long + read) - costs["cache_write"] - costs["cache_read"]
     more = {"cache_write_1h_tokens": long, "web_searches": searches, "recorded_nano": 25 * 10**7 * count}
-    more |= {"parts": count, "cache_saved": saved}
+    more |= {"parts": count, "cache_saved": saved, "undercounted_responses": sum(counts[1] <= 10 for counts in given)}
     calls = {"calls": count, "results": count, "errors": 2, "result_bytes": 5 * count}
     for table, wanted in (
         ("usage_quarters", tokens | costs | more),
