@@ -342,8 +342,8 @@ def test_a_price_that_changes_changes_what_each_kind_of_response_cost(home: Home
 
 
 def test_every_number_of_every_sum_is_that_of_the_responses_and_their_calls(home: Home) -> None:
-    # In one quarter of an hour, in another, on another day, 64 days later, and in another session.
-    times = ["2026-05-01T10:00:00.000Z", "2026-05-01T10:01:00.000Z", "2026-05-01T12:00:00.000Z"]
+    # Two in one quarter of an hour, in another, on another day, 64 days later, and in another session.
+    times = ["2026-05-01T10:00:30.000Z", "2026-05-01T10:01:00.000Z", "2026-05-01T12:00:00.000Z"]
     times += ["2026-05-02T10:00:00.000Z", "2026-08-01T10:00:00.000Z", "2026-05-01T10:02:00.000Z"]
     given = [(3**n, 5**n, 7 * n, 11 + n, 13 * n + 1) for n in range(len(times))]
     for n, (at, counts) in enumerate(zip(times, given, strict=True)):
