@@ -173,3 +173,18 @@ def roots(option: Sequence[str] = ()) -> tuple[list[str], list[str]]:
         if path not in found and os.path.isdir(os.path.join(path, "projects")):
             found.append(path)
     return found, looked
+
+
+def missing_roots(option: Sequence[str] = ()) -> str | None:
+    """What is wrong with where transcripts are looked for, in a sentence: a directory that is named and not there, or
+    no history in the usual ones. None if nothing is. Raises CmError.
+    """
+    found, looked = roots(option)
+    _, source = _candidates(option)
+    if source == "default":
+        return None if found else f"there is no history in {' or '.join(f'{place}/projects' for place in looked)}"
+    missing = [place for place in looked if not os.path.isdir(place)]
+    if not missing:
+        return None
+    where = settings.load().where("roots") if source == settings.FILE else source
+    return f"{where} names {', '.join(missing)}: no such directory; correct that, or make it reachable"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     # Called with bytes read and bytes to read.
     Progress = Callable[[int, int], None]
 
+_PRESENT = "SELECT 1 FROM files WHERE host_id = 1 AND replaced_at IS NULL AND gone_at IS NULL LIMIT 1"
 _CHECKED = "UPDATE files SET checked_ns = ?, gone_at = NULL WHERE id = ?"
 
 
@@ -77,6 +78,8 @@ def refresh(
             try:
                 plan = make_plan(connection, found_roots, paths, full, archive)
                 _note(connection, plan, summary)
+                if not paths:
+                    _note_missing(connection, roots, summary)
                 if not _is_done(connection, plan, archive):
                     if is_load := plan.is_load(connection, workers):
                         connection.close()
@@ -138,6 +141,17 @@ def _note(connection: sqlite3.Connection, plan: Plan, summary: Summary) -> None:
     if plan.checked:
         store.transaction(connection, lambda: connection.executemany(_CHECKED, plan.checked))
     summary.end_phase("discover")
+
+
+def _note_missing(connection: sqlite3.Connection, roots: Sequence[str], summary: Summary) -> None:
+    """Tells of history that can no longer be found: nothing new comes in, and Claude Code deletes what is not indexed.
+
+    Where nothing was ever indexed, the command says so.
+    """
+    told = config.missing_roots(roots)
+    if told is not None and (summary.files_seen or connection.execute(_PRESENT).fetchone()):
+        summary.is_root_missing = True
+        summary.warnings.append(f"{told}; what was indexed before stays")
 
 
 def _is_done(connection: sqlite3.Connection, plan: Plan, archive: Archive | None) -> bool:

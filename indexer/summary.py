@@ -25,7 +25,7 @@ _RUN = (
     "lines_skipped",
 )
 _KEPT_RUNS, _RUN_MS = 10_000, 60_000
-_UNPRINTED = ("failures", "told", "warnings")
+_UNPRINTED = ("failures", "told", "warnings", "is_root_missing")
 
 
 class Summary:
@@ -46,6 +46,8 @@ class Summary:
         self.failures: dict[str, str] = {}
         # Of these, what failed the last time too, and for the same reason: it was told then.
         self.told: set[str] = set()
+        # Of the places where transcripts should be, one is not there.
+        self.is_root_missing = False
         # What went wrong with anything but transcripts.
         self.warnings: list[str] = []
         self._started_at = time.time()

@@ -249,3 +249,29 @@ def test_cm_config_says_where_no_history_was_found(run_cm, tmp_path):
     done = run_cm("config")
     assert done.returncode == 0
     assert f"none found in {tmp_path / '.claude'}" in done.stdout
+
+
+def test_a_place_of_transcripts_that_is_not_there_is_told_at_every_refresh(file, home, monkeypatch, run_cm):
+    builders.write(home.transcript(), [builders.assistant()])
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR")
+    file.write_text(f'workers = 2\nroots = ["{home.root}", "/nope"]\n')
+    for _ in range(2):
+        done = run_cm("refresh", "--quiet")
+        assert done.returncode == 3
+        assert f"{file}:2 names /nope: no such directory; correct that" in done.stderr
+    assert "names /nope" in run_cm("daily").stderr
+    file.write_text(f'roots = ["{home.root}"]\n')
+    assert run_cm("refresh", "--quiet").stderr == ""
+
+
+def test_history_that_can_no_longer_be_found_is_told(home, monkeypatch, run_cm):
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR")
+    usual = Path.home() / ".claude"
+    builders.write(usual / "projects" / "p" / f"{builders.SESSION}.jsonl", [builders.assistant()])
+    assert run_cm("refresh", "--quiet").returncode == 0
+    usual.rename(usual.with_name("elsewhere"))
+    done = run_cm("refresh", "--quiet")
+    assert done.returncode == 3
+    assert f"there is no history in {usual}/projects or " in done.stderr
+    assert "what was indexed before stays" in done.stderr
+    assert json.loads(run_cm("stats", "--json").stdout)["messages_count"] == 1

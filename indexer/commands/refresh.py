@@ -41,7 +41,7 @@ def run(
         print(json.dumps(summary.to_dict(), indent=2))
     elif not is_quiet:
         print(_sentence(summary), file=sys.stderr)
-    return FAILED if summary.files_failed else 0
+    return FAILED if summary.files_failed or summary.is_root_missing else 0
 
 
 def _sentence(summary: Summary) -> str:
