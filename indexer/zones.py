@@ -111,11 +111,20 @@ def update(connection: sqlite3.Connection) -> None:
     transaction(connection, replace)
 
 
+# What is embedded in a record has a time of its own.
+_SPAN = """
+SELECT min(at), max(at) FROM (
+  SELECT min(at) AS at FROM records UNION ALL SELECT max(at) FROM records
+  UNION ALL SELECT min(at) FROM responses UNION ALL SELECT max(at) FROM responses
+)
+"""
+
+
 def use(connection: sqlite3.Connection, zone: str | None) -> None:
     """Makes this connection's local days those of another zone; the index itself is not changed."""
     from . import rollups
 
-    (first, last) = connection.execute("SELECT (SELECT min(at) FROM records), (SELECT max(at) FROM records)").fetchone()
+    (first, last) = connection.execute(_SPAN).fetchone()
     now = int(time.time() * 1000)
     # From midnight: a beginning within a quarter of an hour would count as a change there.
     rows = offsets(zone, min(first or now, now) // rollups.DAY * rollups.DAY, max(last or now, now) + STEP)

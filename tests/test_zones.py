@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from builders import Home, assistant, usage, write
+from builders import Home, agent_progress, assistant, usage, write
 from conftest import RunCm
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,3 +261,19 @@ def test_an_index_of_another_version_is_an_error_in_one_line(evening: Home, db: 
         found = run_cm("daily", "--no-refresh", "--json", *options)
         assert (found.returncode, found.stdout) == (1, "")
         assert found.stderr.count("\n") == 1 and "cm refresh" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("at", "day"), [("2026-01-02T04:31:00.000Z", "2026-01-01"), ("2031-07-02T04:31:00.000Z", "2031-07-02")]
+)
+def test_a_response_before_or_after_all_records_is_of_its_local_day(
+    home: Home, run_cm: RunCm, at: str, day: str
+) -> None:
+    embedded = assistant(timestamp=at)
+    write(home.transcript(), [agent_progress(embedded, timestamp="2026-01-04T12:00:00.000Z")])
+    asked, configured = (
+        run_cm("daily", "--json", *option, env=env).stdout
+        for option, env in ((("-z", "America/New_York"), {}), ((), {"CM_TIMEZONE": "America/New_York"}))
+    )
+    assert f'"{day}"' in asked
+    assert asked == configured
