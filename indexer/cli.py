@@ -146,10 +146,12 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _color() -> bool | None:
-    # click knows neither variable. https://no-color.org: set and not empty, whatever the value.
+    # click knows none of these. https://no-color.org: set and not empty, whatever the value.
     if os.environ.get("NO_COLOR"):
         return False
-    return True if os.environ.get("FORCE_COLOR") else None
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return False if os.environ.get("TERM") == "dumb" else None
 
 
 def index_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
+    from rich.console import Console
+
 FORMATS = ("table", "json", "jsonl", "csv", "tsv", "markdown")
 
 # C0 and C1 controls: an escape sequence in a transcript must not reach the terminal.
@@ -30,6 +32,19 @@ def _escape(match: re.Match[str]) -> str:
 def printable(value: str, one_line: bool = True) -> str:
     """Text with its control characters shown escaped; without `one_line`, tabs and line ends stay."""
     return (_CONTROL_OR_BREAK if one_line else _CONTROL).sub(_escape, value)
+
+
+def console(width: int) -> Console:
+    """What draws with colours, into memory: they are taken out where it is printed to what shows none."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    # Without a height rich takes a dumb terminal to be 80 wide.
+    return Console(
+        file=StringIO(), force_terminal=True, color_system="standard", width=width, height=24, legacy_windows=False,
+        highlight=False,
+    )  # fmt: skip
 
 
 def dumps(value: Any, indent: bool = False) -> str:

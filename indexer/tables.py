@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .output import printable
+from .output import console, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ COLUMNS = {
     "hourly": _timeline("Hour", "hour", HOUR),
     "sessions": (
         Column("last_at", "Last active", WHEN),
-        Column("session_id", "Session", ID, 2),
-        Column("project", "Project", PROJECT, least=14, most=24),
-        Column("title", "Title", TEXT, least=24, most=60),
+        Column("session_id", "Session", ID),
+        Column("project", "Project", PROJECT, least=10, most=24),
+        Column("title", "Title", TEXT, least=16, most=60),
         Column("models", "Models", MODELS, 4, least=10, most=24),
         Column("turns", "Turns", COUNT, 5),
         Column("tools", "Tools", COUNT, 5),
@@ -217,10 +217,7 @@ def _render(
     lines: Sequence[Line],
     cells: Sequence[Sequence[str]],
 ) -> str:
-    from io import StringIO
-
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -236,10 +233,9 @@ def _render(
     for (kind, _), line in zip(lines[:-1], cells, strict=False):
         styles = [_STYLES.get(column.kind, "") if kind == PLAIN else _LINE_STYLES[kind] for column in columns]
         table.add_row(*(Text(text, style) for text, style in zip(line, styles, strict=True)))
-    whole = sum(widths) + _GAP * len(widths)
-    console = Console(file=StringIO(), force_terminal=True, color_system="standard", width=whole, legacy_windows=False)
-    with console.capture() as captured:
-        console.print(table)
+    drawing = console(sum(widths) + _GAP * len(widths))
+    with drawing.capture() as captured:
+        drawing.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 

@@ -255,6 +255,19 @@ def test_a_table_off_a_terminal_is_whole_and_a_hundred_wide(months: None, run_cm
     assert max(map(cell_len, lines)) == 100
 
 
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_a_session_can_be_taken_up_by_what_its_line_shows(months: None, run_cm: RunCm, columns: int) -> None:
+    listed = {row["session_id"][:8] for row in json.loads(run_cm("sessions", "--json").stdout)}
+    shown = body(plain(on_terminal("sessions", columns=columns)))
+    assert all(any(short in line for short in listed) for line in shown)
+
+
+@pytest.mark.parametrize("name", ["daily", "sessions"])
+def test_a_dumb_terminal_gets_the_same_without_colours(months: None, name: str) -> None:
+    for columns in (80, 120):
+        assert on_terminal(name, columns=columns, TERM="dumb").splitlines() == plain(on_terminal(name, columns=columns))
+
+
 def test_colours_are_for_terminals_and_for_who_asks(months: None, run_cm: RunCm) -> None:
     assert "\x1b[" in on_terminal("daily")
     assert "\x1b[" not in on_terminal("daily", NO_COLOR="1")

@@ -10,7 +10,7 @@ import click
 from .. import archive, completion, config, conversation, document, filters, sessions, zones
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
-from ..output import dumps, printable
+from ..output import console, dumps, printable
 from ..tables import duration
 from .common import open_index
 
@@ -126,23 +126,12 @@ def _page(text: str) -> None:
 
 
 def _draw(found: Row, when: Clock, thinking: bool, full: bool) -> str:
-    from io import StringIO
     from shutil import get_terminal_size
 
-    from rich.console import Console
-
-    width = min(get_terminal_size((_WIDTH, 24)).columns, 120)
-    console = Console(
-        file=StringIO(),
-        force_terminal=True,
-        color_system="standard",
-        width=width,
-        legacy_windows=False,
-        highlight=False,
-    )
-    with console.capture() as captured:
+    drawing = console(min(get_terminal_size((_WIDTH, 24)).columns, 120))
+    with drawing.capture() as captured:
         for part in _Drawing(when, thinking, full).conversation(found):
-            console.print(part, soft_wrap=getattr(part, "overflow", None) == "ignore")
+            drawing.print(part, soft_wrap=getattr(part, "overflow", None) == "ignore")
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     return text
 
