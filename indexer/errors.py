@@ -27,5 +27,17 @@ class PriceError(CmError):
     """A prices file cannot be used: file, place, what is wrong, what to do."""
 
 
+class MissingLibrary(CmError):
+    """A command needs what an extra of cm brings."""
+
+    def __init__(self, command: str, extra: str, library: str) -> None:
+        import sys
+
+        super().__init__(
+            f"cm {command} needs {library}: install it where cm is, with `{sys.executable} -m pip install {library}`,"
+            f" or cm with its extra {extra}"
+        )
+
+
 class BadInput(CmError):
     """A query, date or setting given by the user cannot be used."""

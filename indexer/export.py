@@ -18,7 +18,7 @@ from itertools import islice
 from urllib.parse import quote
 
 from . import across, store
-from .errors import BadInput, CmError
+from .errors import BadInput, MissingLibrary
 from .facts import UNDATED, VERSION, Facts, Options
 from .schema import SQL
 
@@ -61,7 +61,7 @@ def export(connection: sqlite3.Connection, database: str, directory: str, option
     """Writes what changed since the last export; the object that `cm export --json` prints.
 
     Raises:
-        BadInput: the directory cannot be written, or a newer cm wrote there. CmError: pyarrow is missing.
+        BadInput: the directory cannot be written, or a newer cm wrote there. MissingLibrary: pyarrow.
     """
     started = time.perf_counter()
     _require_pyarrow()
@@ -78,9 +78,7 @@ def _require_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401  # asked for before anything is written
     except ImportError as error:
-        raise CmError(
-            "cm export needs pyarrow: install cm with its extra, as in `pip install cm-indexer[export]`"
-        ) from error
+        raise MissingLibrary("export", "export", "pyarrow") from error
 
 
 def _export(facts: Facts, directory: str, options: Options) -> dict[str, Any]:

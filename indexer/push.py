@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 
 from . import across, facts, store
-from .errors import BadInput, CmError
+from .errors import BadInput, CmError, MissingLibrary
 from .facts import VERSION, Facts, Options
 
 TYPE_CHECKING = False
@@ -79,9 +79,7 @@ def _psycopg() -> Any:
     try:
         import psycopg
     except ImportError as error:
-        raise CmError(
-            "cm push needs psycopg: install cm with its extra, as in `pip install cm-indexer[postgres]`"
-        ) from error
+        raise MissingLibrary("push", "postgres", "'psycopg[binary]'") from error
     return psycopg
 
 

@@ -76,7 +76,7 @@ COLUMNS = {
         Column("last_at", "Last active", WHEN),
         Column("session_id", "Session", ID),
         Column("project", "Project", PROJECT, least=10, most=24),
-        Column("title", "Title", TEXT, least=16, most=60),
+        Column("title", "Title", TEXT, least=20, most=60),
         Column("models", "Models", MODELS, 4, least=10, most=24),
         Column("turns", "Turns", COUNT, 5),
         Column("tools", "Tools", COUNT, 5),

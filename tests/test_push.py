@@ -329,4 +329,4 @@ def test_without_psycopg_it_says_what_to_install(home: Home, tmp_path: Path, run
     env = {"PYTHONPATH": f"{tmp_path / 'lib'}{os.pathsep}{CHECKOUT}"}
     done = run_cm("push", "postgresql://127.0.0.1/team", env=env)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "cm-indexer[postgres]" in done.stderr and done.stderr.count("\n") == 1
+    assert "-m pip install 'psycopg[binary]'" in done.stderr and done.stderr.count("\n") == 1

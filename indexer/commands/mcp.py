@@ -6,7 +6,7 @@ import click
 
 from .. import config
 from ..cli import index_options
-from ..errors import CmError
+from ..errors import MissingLibrary
 
 
 @click.command()
@@ -15,7 +15,8 @@ from ..errors import CmError
 def mcp(roots: tuple[str, ...], db: str | None, refreshes: bool) -> None:
     """Let Claude Code ask about its own history: a server of the Model Context Protocol on stdin and stdout.
 
-    Read-only: reports, stats, explain, the named queries and SQL as tools. It needs `pip install 'cm-indexer[mcp]'`.
+    Read-only: reports, stats, explain, the named queries and SQL as tools. It needs the
+    MCP SDK, which the extra `mcp` brings.
 
     \b
     Example:
@@ -26,5 +27,5 @@ def mcp(roots: tuple[str, ...], db: str | None, refreshes: bool) -> None:
     except ModuleNotFoundError as error:
         if error.name != "mcp":
             raise
-        raise CmError("cm mcp needs the MCP SDK: install it with `pip install 'cm-indexer[mcp]'`") from error
+        raise MissingLibrary("mcp", "mcp", "mcp") from error
     server(config.database(db), roots, refreshes).run("stdio")

@@ -9,7 +9,7 @@ import click
 
 from .. import completion, config
 from ..cli import index_options, refresh_option, say
-from ..errors import CmError
+from ..errors import CmError, MissingLibrary
 from ..store import explain
 from .common import open_index
 
@@ -97,7 +97,7 @@ def _library() -> Callable[..., str]:
     try:
         import jinja2  # noqa: F401 the extra has it
     except ImportError as error:
-        raise CmError(f"cm report needs the extra `web` ({error}): install cm-indexer[web]") from error
+        raise MissingLibrary("report", "web", "datasette") from error
     from ..web.report import html
 
     return html

@@ -11,7 +11,7 @@ import click
 
 from .. import config
 from ..cli import index_options, say
-from ..errors import BadInput, CmError
+from ..errors import BadInput, CmError, MissingLibrary
 from .common import open_index
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ def serve(
     Any user of this machine can reach the port, unless a token is asked for; a --host that others can reach
     demands one. It is the first line of --token-file, or CM_TOKEN. Programs send it as `Authorization: Bearer TOKEN`.
 
-    Needs the extra `web`: install cm-indexer[web].
+    Needs Datasette, which the extra `web` brings.
 
     \b
     Examples:
@@ -57,7 +57,7 @@ def serve(
 
         from ..web import guard
     except ImportError as error:
-        raise CmError(f"cm serve needs Datasette ({error}): install cm-indexer[web]") from error
+        raise MissingLibrary("serve", "web", "datasette") from error
     token = _token(token_file)
     if not token and not guard.is_loopback(host):
         raise BadInput(f"--host {host} can be reached by others: name a --token-file, or set {TOKEN}, and they need it")
