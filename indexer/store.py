@@ -45,6 +45,8 @@ def explain(path: str, error: Exception) -> IndexUnusable:
         return IndexUnusable(f"{path}: its first refresh was killed; run `cm refresh`, which goes on from there")
     if "readonly database" in str(error):
         return IndexUnusable(f"{path}: {error}: make it and its folder writable, or name another file with --db")
+    if "is locked" in str(error):
+        return IndexUnusable(f"{path}: another program holds it locked; end what that does, or try again later")
     if "no such table" in str(error):  # or view
         return IndexUnusable(f"{path} was made by another version of cm ({error}); run `cm refresh`")
     return IndexUnusable(f"{path}: {error}; look at its permissions, or name another file with --db")

@@ -18,6 +18,8 @@ from builders import Home, append, assistant, line, user, write
 from conftest import RunCm, clean_environment, respect_permissions
 from ledger import refresh, rows
 
+from indexer import store
+from indexer.errors import IndexUnusable
 from indexer.refresh import refresh as run_refresh
 from indexer.summary import Summary
 
@@ -163,6 +165,15 @@ def test_an_index_that_was_cut_is_told_and_left_as_it_is(index: Path, run_cm: Ru
     before = index.read_bytes()
     assert "cm restore" in told(run_cm(command))
     assert index.read_bytes() == before
+
+
+def test_an_index_that_another_program_locks_is_told_to_be_locked(index: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    with closing(sqlite3.connect(index, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(IndexUnusable, match="another program holds it locked; end what that does"):
+            run_refresh(db=str(index))
+    assert run_refresh(db=str(index)).files_seen > 0
 
 
 def test_a_lock_file_of_a_process_that_died_locks_nothing(index: Path, run_cm: RunCm):

@@ -268,10 +268,16 @@ def test_what_happens_at_midnight_is_of_one_day(home: Home, run_cm: RunCm) -> No
 def test_what_is_over_and_was_never_used_is_listed_on_demand(home: Home, run_cm: RunCm) -> None:
     write(home.transcript(), [user()])
     refresh_only()
-    usual, every = listed(run_cm)["prices"], listed(run_cm, "--all")["prices"]
-    assert {"claude-opus-4-6", OPUS} <= {price["model"] for price in usual}
-    assert [price["until"] for price in usual if price["model"] == "claude-opus-4-6"] == [None]
-    assert len(every) == len(prices.load()) > len(usual)
+    usual, every = run_cm("prices").stdout, run_cm("prices", "--all").stdout
+    assert "claude-opus-4-6" in usual and OPUS in usual
+    assert "until 2026-03-13" in every and "until 2026-03-13" not in usual
+    for options in ([], ["--all"]):
+        assert len(listed(run_cm, *options)["prices"]) == len(prices.load())
+
+
+def test_what_will_hold_is_listed(run_cm: RunCm) -> None:
+    run_cm("prices", "set", ZETA, "--input", "1", "--output", "2", "--from", "2999-01-01")
+    assert "from 2999-01-01" in run_cm("prices").stdout
 
 
 def test_prices_are_listed_without_an_index(run_cm: RunCm, db: Path) -> None:

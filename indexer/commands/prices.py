@@ -59,7 +59,7 @@ def prices() -> None:
 
 @prices.command("list")
 @click.argument("model", required=False)
-@click.option("--all", "is_all", is_flag=True, help="Also what is over and was never used.")
+@click.option("--all", "is_all", is_flag=True, help="Also what is over and was never used; JSON has it anyway.")
 @json_option
 @_db_option
 def show(db: str | None, as_json: bool, is_all: bool, model: str | None) -> None:
@@ -139,9 +139,9 @@ def _print(model: str | None, db: str | None, as_json: bool, is_all: bool) -> No
         unpriced = [item for item in unpriced if library.canonical(item["model"]) == name]
         if not listed and not unpriced:
             raise BadInput(f"{model} has no price; give it one with `cm prices set {model} --input … --output …`")
-    elif not is_all:
+    elif not is_all and not as_json:
         now = (datetime.now(UTC) - _EPOCH) // timedelta(milliseconds=1)
-        listed = [price for price in listed if uses.get(price.id) or _holds(price, now)]
+        listed = [price for price in listed if uses.get(price.id) or not _is_over(price, now)]
     if as_json:
         found = {"prices": [_object(price, uses) for price in listed], "unpriced": unpriced}
         click.echo(dumps(found, indent=True))
@@ -161,8 +161,8 @@ def _index(path: str) -> tuple[dict[int, int], list[dict[str, Any]]]:
         connection.close()
 
 
-def _holds(price: library.Price, at: int) -> bool:
-    return (price.valid_from or 0) <= at and (price.valid_until is None or at < price.valid_until)
+def _is_over(price: library.Price, at: int) -> bool:
+    return price.valid_until is not None and price.valid_until <= at
 
 
 def _day(at: int | None) -> date | None:
