@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-from .output import dumps, printable
+from .output import counted, dumps, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def told_missing(found: Row) -> list[str]:
     """What the conversation lacks, and why, a line each."""
     reasons = {"deleted": "is gone", "rewritten": "was rewritten", "on another machine": "is on another machine"}
     return [
-        f"{item['records']:,} records are not shown: their transcript {item['file']}"
+        f"{counted(item['records'], 'record')} not shown: the transcript {item['file']}"
         f" {reasons.get(item['reason'], 'cannot be read: ' + item['reason'])}"
         for item in found["missing"]
     ]
@@ -60,7 +60,7 @@ def facts(found: Row, when: Callable[[str], str]) -> list[tuple[str, str]]:
     if found["first_at"]:
         lines.append(("Time", f"{when(found['first_at'])} to {when(found['last_at'])}"))
     used = spent(found)
-    lines.append(("Used", f"{found['turn_count']:,} turns{', ' if used else ''}{used}"))
+    lines.append(("Used", f"{counted(found['turn_count'], 'turn')}{', ' if used else ''}{used}"))
     lines += [("From", f"{_RELATIONS[item['relation']]} {_titled(item)}") for item in found["parents"]]
     lines += [("Then", f"{_titled(item)}, {_RELATIONS[item['relation']]} it") for item in found["children"]]
     if found["resume"]:

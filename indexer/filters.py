@@ -1,4 +1,4 @@
-"""What a report is to be about, as people write it: ranges of local days, projects, models, sessions."""
+"""What a report is to be about, as people write it: ranges of local days, models, sessions, hosts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from datetime import date, timedelta
 
 from .errors import BadInput
-from .output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 DATES = "YYYY-MM-DD, YYYYMMDD, YYYY-MM, today, yesterday, 7d, 2w, this-week, last-week, this-month, last-month"
 # More than any history has, and a date knows no year 0.
 _MAX_DAYS = 36_500
-# An error names no more than these.
-_NAMED = 5
 
 
 def first_day(text: str, today: date, start_of_week: int = 0) -> date:
@@ -72,30 +69,6 @@ def _month(today: date, back: int) -> date:
     return date(months // 12, months % 12 + 1, 1)
 
 
-def projects(connection: sqlite3.Connection, wanted: str) -> list[int]:
-    """Ids of the projects of that path, else of that name, else of the one path that has it as a part.
-
-    A name is the last part of a path, or what the config file calls it; a group's name is that of all in it.
-
-    Raises:
-        BadInput: it is part of several.
-    """
-    from .settings import project_label
-
-    known = connection.execute("SELECT id, path, name FROM projects ORDER BY path").fetchall()
-    whole = wanted.rstrip("/") or wanted
-    part = whole.lower()
-    labels = {id: project_label(path, name).lower() for id, path, name in known}
-    by_path = [id for id, path, _ in known if path == whole]
-    by_name = [id for id, _, name in known if part in (name.lower(), labels[id]) or labels[id].startswith(f"{part}/")]
-    if by_path or by_name:
-        return by_path or by_name
-    by_part = [(id, path) for id, path, _ in known if part in path.lower() or part in labels[id]]
-    if len(by_part) > 1:
-        raise BadInput(f"--project {wanted} is part of {_listed([path for _, path in by_part])}; name more of it")
-    return [id for id, _ in by_part]
-
-
 def models(connection: sqlite3.Connection, wanted: str) -> list[int]:
     """Ids of the models that have the text in their name."""
     rows = connection.execute("SELECT id, name FROM models").fetchall()
@@ -113,8 +86,3 @@ def hosts(connection: sqlite3.Connection, wanted: str) -> list[int]:
     known = {id: (name, user, f"{user}@{name}") for id, name, user in connection.execute("SELECT * FROM hosts")}
     exact = [id for id, names in known.items() if wanted in names]
     return exact or [id for id, names in known.items() if wanted.lower() in names[2].lower()]
-
-
-def _listed(paths: list[str]) -> str:
-    named = ", ".join(printable(path) for path in paths[:_NAMED])
-    return f"{named} and {len(paths) - _NAMED} more" if len(paths) > _NAMED else named

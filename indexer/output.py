@@ -47,6 +47,11 @@ def console(width: int) -> Console:
     )  # fmt: skip
 
 
+def counted(number: int, noun: str) -> str:
+    """How many there are of something: 1 day, 2 days."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def dumps(value: Any, indent: bool = False) -> str:
     """JSON text, keys in their order."""
     import orjson

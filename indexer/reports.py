@@ -474,7 +474,10 @@ def limited(report: Report, found: list[Row], count: int | None) -> list[Row]:
     """The newest rows of a timeline, else the largest; None and 0 are all."""
     if not count:
         return found
-    return found[-count:] if report.is_timeline else found[:count]
+    if not report.is_timeline:
+        return found[:count]
+    used = [place for place, row in enumerate(found) if not row.get("is_gap")]
+    return found[used[-count] :] if count < len(used) else found
 
 
 def is_reversed(report: Report, order: str | None) -> bool:

@@ -339,16 +339,3 @@ def _some(called: Sequence[str], width: int) -> str:
 def short_model(canonical: str) -> str:
     """A model's name as it is called: opus-4-5."""
     return re.sub(r"^claude-", "", canonical)
-
-
-def short_projects(labels: Mapping[str, str]) -> dict[str, str]:
-    """What projects are called, by their paths: with the folders above them where two bear the same name."""
-    found = dict(labels)
-    depth = 1
-    while len(set(found.values())) < len(found) and depth < 10:
-        depth += 1
-        taken = list(found.values())
-        for path, label in labels.items():
-            if taken.count(found[path]) > 1:
-                found[path] = "/".join([*path.replace("\\", "/").rstrip("/").split("/")[-depth:-1], label])
-    return found

@@ -97,7 +97,7 @@ def test_what_cannot_be_understood_ends_with_2(run_cm: RunCm, arguments):
 def test_refresh_talks_on_stderr_and_gives_data_only_when_asked(a_history, run_cm: RunCm):
     done = run_cm("refresh")
     assert (done.returncode, done.stdout) == (0, "")
-    assert "1 of 1 transcripts" in done.stderr
+    assert "1 of 1 transcript" in done.stderr
     done = run_cm("refresh", "--json")
     assert json.loads(done.stdout)["files_seen"] == 1
     append(a_history, [assistant()])

@@ -234,7 +234,7 @@ def test_what_has_no_price_is_told_and_left_out_of_the_sum(home: Home, run_cm: R
     assert (unpriced["model"], unpriced["responses"], unpriced["output_tokens"]) == ("claude-zeta-99", 1, 7)
     said = run_cm("explain", SESSION).stdout
     assert "price      none: nobody has priced this model at that time" in said
-    assert "unpriced   claude-zeta-99: 1 responses, 2 input, 7 output, 0 cache write, 0 cache read tokens" in said
+    assert "unpriced   claude-zeta-99: 1 response, 2 input, 7 output, 0 cache write, 0 cache read tokens" in said
 
 
 def test_a_response_whose_end_was_never_written_is_flagged(home: Home, run_cm: RunCm) -> None:

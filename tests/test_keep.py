@@ -224,7 +224,7 @@ def test_pruned_records_are_gone_and_do_not_come_back(home: builders.Home, db: P
     os.utime(old, ns=(long_ago, long_ago))
     refresh()
     dry = run_cm("keep", "prune", "--older-than", "90d", "--dry-run")
-    assert "1 transcripts" in dry.stderr
+    assert "1 transcript in " in dry.stderr
     assert run_cm("keep", "prune", "--older-than", "90d", input="n\n").returncode != 0
     assert kept_sessions(db) == {SESSION, "new"}
     done = run_cm("keep", "prune", "--older-than", "90d", "--yes", "--json")
@@ -267,9 +267,9 @@ def test_status_says_what_is_kept_and_what_is_only_counted(home: builders.Home, 
     late.unlink()
     refresh()
     text = run_cm("status").stdout
-    assert "1 transcripts of 1 sessions" in text
+    assert "1 transcript of 1 session" in text
     assert "1 of them were deleted since" in text
-    assert "only counted: 1 deleted transcripts of 1 sessions" in text
+    assert "only counted: 1 deleted transcript of 1 session" in text
 
 
 def test_an_index_without_an_archive_says_how_to_have_one(home: builders.Home, run_cm: RunCm) -> None:

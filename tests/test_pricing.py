@@ -387,7 +387,7 @@ def test_an_unknown_model_costs_null_and_is_listed_everywhere_with_all_its_token
     expected = {"model": ZETA, "responses": 1, "input_tokens": 1, "output_tokens": 2}
     expected |= {"cache_creation_tokens": 7, "cache_read_tokens": 5}
     assert listed(run_cm)["unpriced"] == [expected] == health()["unpriced"]
-    said = f"{ZETA}: 1 responses, 1 input, 2 output, 7 cache write, 5 cache read tokens"
+    said = f"{ZETA}: 1 response, 1 input, 2 output, 7 cache write, 5 cache read tokens"
     assert all(said in run_cm(command).stdout for command in ("prices", "stats", "status"))
     total = stats()
     assert (total.total_cost, total.unpriced_models) == (25.0, {ZETA: 15})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from builders import ABSENT, SESSION, Home, append, assistant, line, title, user, write
+from conftest import RunCm
 from ledger import indexed, only, refresh, rows, stats
 
 from indexer import rollups, schema
@@ -171,3 +173,31 @@ def test_a_folder_that_a_host_named_projects_is_a_name_like_any_other(home: Home
 def test_a_directory_is_never_decoded_from_dashes() -> None:
     assert project_of(None, "/r/projects/-Users-chip-dev-ai-music/x.jsonl")[0] == "-Users-chip-dev-ai-music"
     assert project_of(None, "/r/projects/C--work-app/s/subagents/agent-1.jsonl")[0] == "C--work-app"
+
+
+def test_each_project_is_shown_by_a_name_of_its_own_by_which_it_can_be_asked_for(home: Home, run_cm: RunCm) -> None:
+    paths = ["/home/a/work/cli", "/home/b/work/cli", "/srv/cli", "/srv/app"]
+    for n, path in enumerate(paths):
+        write(home.transcript(f"s{n}"), [assistant(sessionId=f"s{n}", cwd=path)])
+    shown = ["a/work/cli", "b/work/cli", "srv/cli", "app"]
+    refresh()
+    for command in ("projects", "stats"):
+        first = [line.split()[0] for line in run_cm(command, env={"COLUMNS": "150"}).stdout.splitlines() if line]
+        assert set(shown) <= set(first), command
+    for label, path in zip(shown, paths, strict=True):
+        found = json.loads(run_cm("projects", "--project", label, "--json").stdout)
+        assert [row["project"] for row in found] == [path]
+    assert len(json.loads(run_cm("projects", "--project", "cli", "--json").stdout)) == 3
+    # It is called the same, whatever else is shown.
+    assert "srv/cli" in run_cm("projects", "--project", "srv/cli").stdout
+
+
+def test_what_is_left_out_is_counted_as_what_it_is(home: Home, run_cm: RunCm) -> None:
+    for n, path in enumerate(["/srv/a", "/srv/b"]):
+        days = [f"2026-05-{day:02}T12:00:00.000Z" for day in range(1, 5)]
+        write(home.transcript(f"s{n}"), [assistant(sessionId=f"s{n}", cwd=path, timestamp=at) for at in days])
+    assert "2 older days are not shown" in run_cm("daily", "--limit", "2").stdout
+    assert "6 older rows are not shown" in run_cm("daily", "--instances", "--limit", "2").stdout
+    # What lies between blocks is none.
+    assert "2 older blocks are not shown" in run_cm("blocks", "--limit", "2").stdout
+    assert len([row for row in json.loads(run_cm("blocks", "--json", "--limit", "2").stdout) if row["responses"]]) == 2

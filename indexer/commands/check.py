@@ -9,7 +9,7 @@ import click
 from .. import check as library
 from .. import config, store
 from ..cli import index_options, json_option
-from ..output import dumps, printable
+from ..output import counted, dumps, printable
 
 # More than these of one kind are counted, not listed.
 _LISTED = 20
@@ -47,9 +47,9 @@ def _object(path: str, found: dict[str, list[library.Problem]], problems: int) -
 def _text(found: dict[str, list[library.Problem]], problems: int) -> str:
     lines = []
     for name, items in found.items():
-        lines.append(f"{name:<13} {f'{len(items):,} problems' if items else 'ok'}")
+        lines.append(f"{name:<13} {counted(len(items), 'problem') if items else 'ok'}")
         lines += [f"  {printable(item.problem)}\n    {printable(item.fix)}" for item in items[:_LISTED]]
         if len(items) > _LISTED:
             lines.append(f"  … and {len(items) - _LISTED:,} more")
-    lines.append(f"{problems:,} problems" if problems else "the index is whole")
+    lines.append(counted(problems, "problem") if problems else "the index is whole")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import click
 from .. import config, hosts, store
 from ..cli import say
 from ..errors import CmError, IndexUnusable, Locked, NoHistory
+from ..output import counted
 from ..refresh import refresh
 from .refresh import complain_if_empty, progress_bar, report
 
@@ -90,7 +91,7 @@ def _mention_other_roots(connection: sqlite3.Connection, roots: Sequence[str]) -
 def tokens_of(item: dict[str, Any]) -> str:
     """A model without a price in words: responses, and tokens of each kind."""
     return (
-        f"{item['model'] or '(no model)'}: {item['responses']:,} responses, {item['input_tokens']:,} input, "
+        f"{item['model'] or '(no model)'}: {counted(item['responses'], 'response')}, {item['input_tokens']:,} input, "
         f"{item['output_tokens']:,} output, {item['cache_creation_tokens']:,} cache write, "
         f"{item['cache_read_tokens']:,} cache read tokens"
     )

@@ -7,10 +7,10 @@ import shlex
 
 import click
 
-from .. import archive, config, filters, keeping, settings, store
+from .. import archive, config, keeping, projects, settings, store
 from ..cli import index_options, json_option, say
 from ..errors import BadInput, CmError
-from ..output import dumps, printable
+from ..output import counted, dumps, printable
 from .common import open_index
 
 TYPE_CHECKING = False
@@ -47,13 +47,13 @@ def keep(context: click.Context, roots: tuple[str, ...], db: str | None, as_json
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The state of the archive in words, for people."""
-    counted = found["counted_only"]
+    gone = found["counted_only"]
     if not found["transcripts"]:
         first = "no transcripts are kept"
     else:
         share = 100 * found["archive_bytes"] / max(found["bytes"], 1)
         first = (
-            f"{found['transcripts']:,} transcripts of {found['sessions']:,} sessions,"
+            f"{counted(found['transcripts'], 'transcript')} of {counted(found['sessions'], 'session')},"
             f" {found['bytes'] / 1e6:,.1f} MB in {found['archive_bytes'] / 1e6:,.1f} MB ({share:.0f} %);"
             f" {found['only_here']:,} of them were deleted since"
         )
@@ -61,7 +61,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["masked"]:
         text.append(f"{found['masked']:,} transcripts differ from Claude Code's: redacted, or forgotten in part")
     text.append(
-        f"only counted: {counted['transcripts']:,} deleted transcripts of {counted['sessions']:,} sessions:"
+        f"only counted: {counted(gone['transcripts'], 'deleted transcript')} of {counted(gone['sessions'], 'session')}:"
         " the index has their numbers"
     )
     if found["is_on"] and found["not_kept"]:
@@ -140,7 +140,7 @@ def prune(
 def sentence(found: dict[str, Any]) -> str:
     """What goes, in words."""
     return (
-        f"{found['transcripts']:,} transcripts, {found['bytes'] / 1e6:,.1f} MB in"
+        f"{counted(found['transcripts'], 'transcript')}, {found['bytes'] / 1e6:,.1f} MB in"
         f" {found['packed_bytes'] / 1e6:,.1f} MB; {found['only_here']:,} of them are nowhere else any more"
     )
 
@@ -149,7 +149,7 @@ def sessions_of(db: str, project: str) -> Collection[str]:
     """Ids of the sessions of a project. Raises BadInput: there is no such project."""
     connection = store.open_reader(db)
     try:
-        ids = filters.projects(connection, project)
+        ids = projects.find(connection, project)
         if not ids:
             raise BadInput(f"{project}: there is no such project; `cm projects` lists them")
         marks = ", ".join("?" * len(ids))
@@ -169,7 +169,7 @@ def pack(roots: tuple[str, ...], db: str | None) -> None:
         try:
             kept = archive.Archive(path, index)
             try:
-                say(f"{kept.pack():,} transcripts packed")
+                say(f"{counted(kept.pack(), 'transcript')} packed")
                 kept.compact()
             finally:
                 kept.close()

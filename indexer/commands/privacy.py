@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from .. import config, erasure, filters, settings, store
+from .. import config, erasure, projects, settings, store
 from ..cli import index_options, json_option, say
 from ..errors import BadInput
-from ..output import dumps
+from ..output import counted, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _sessions(db: str, what: str) -> list[str]:
 
 
 def _of_project(connection: sqlite3.Connection, what: str) -> list[str]:
-    ids = filters.projects(connection, what)
+    ids = projects.find(connection, what)
     marks = ", ".join("?" * len(ids))
     rows = connection.execute(f"SELECT session_id FROM sessions WHERE project_id IN ({marks})", ids).fetchall()
     if not rows:
@@ -77,10 +77,10 @@ def _of_project(connection: sqlite3.Connection, what: str) -> list[str]:
 
 
 def _sentence(found: dict[str, Any], is_all: bool) -> str:
-    numbers = f" and the numbers of {found['responses']:,} responses" if is_all else ""
+    numbers = f" and the numbers of {counted(found['responses'], 'response')}" if is_all else ""
     return (
-        f"{found['sessions']:,} sessions: the text of {found['records']:,} records{numbers},"
-        f" {found['archived']:,} transcripts in the archive"
+        f"{counted(found['sessions'], 'session')}: the text of {counted(found['records'], 'record')}{numbers},"
+        f" {counted(found['archived'], 'transcript')} in the archive"
     )
 
 
@@ -133,4 +133,5 @@ def redact(roots: tuple[str, ...], db: str | None, as_json: bool, is_dry: bool, 
 def _findings(found: dict[str, Any]) -> str:
     findings = found["findings"]
     sessions = {item["session"] for item in findings} - {None}
-    return f"{sum(item['count'] for item in findings):,} texts and transcripts of {len(sessions):,} sessions"
+    count = sum(item["count"] for item in findings)
+    return f"{count:,} texts and transcripts of {counted(len(sessions), 'session')}"

@@ -45,11 +45,15 @@ def run(
 
 
 def _sentence(summary: Summary) -> str:
+    from ..output import counted
+
+    transcripts = counted(summary.files_seen, "transcript")
     if not summary.files_parsed:
-        return f"{summary.files_seen:,} transcripts, nothing new ({summary.seconds:.2f} s)"
+        return f"{transcripts}, nothing new ({summary.seconds:.2f} s)"
     return (
-        f"{summary.files_parsed:,} of {summary.files_seen:,} transcripts read: {summary.records_added:,} records, "
-        f"{summary.responses_added:,} new responses, {summary.bytes_read / 1e6:,.1f} MB in {summary.seconds:.2f} s"
+        f"{summary.files_parsed:,} of {transcripts} read: {counted(summary.records_added, 'record')}, "
+        f"{counted(summary.responses_added, 'new response')}, {summary.bytes_read / 1e6:,.1f} MB"
+        f" in {summary.seconds:.2f} s"
     )
 
 
@@ -60,14 +64,15 @@ def report(summary: Summary, db: str) -> None:
     log_refresh(summary, db)
     if not summary.failures and not summary.warnings:
         return
-    from ..output import printable
+    from ..output import counted, printable
 
     for warning in summary.warnings:
         print(f"cm: {printable(warning)}", file=sys.stderr)
     for path, reason in summary.failures.items():
         print(f"cm: {printable(path)}: {printable(reason)}; it is tried again next time", file=sys.stderr)
     if summary.files_failed * 10 > summary.files_seen:
-        print(f"cm: {summary.files_failed} of {summary.files_seen} transcripts could not be read", file=sys.stderr)
+        seen = counted(summary.files_seen, "transcript")
+        print(f"cm: {summary.files_failed:,} of {seen} could not be read", file=sys.stderr)
 
 
 def complain_if_empty(db: str, roots: Sequence[str]) -> None:

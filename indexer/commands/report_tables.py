@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 
 import click
 
-from .. import config, reports, tables, zones
+from .. import config, projects, reports, tables, zones
 from ..cli import say
-from ..output import printable
-from ..settings import project_label
+from ..output import counted, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
     if _is_cut(options):
         shown = _fitting(report, shown, notes)
     if len(shown) < len(found):
-        notes.insert(0, _left_out(name, report, len(found) - len(shown), options))
+        notes.insert(0, _left_out(name, report, _rows(found) - _rows(shown), query, options))
     if reports.is_reversed(report, options["order"]):
         shown = shown[::-1]
     width, _ = shutil.get_terminal_size((_WIDTH, 24))
@@ -104,7 +103,7 @@ def _title(connection: sqlite3.Connection, name: str, query: Query, options: Opt
     for what in ("since", "until"):
         text += f" {what} {options[what]}" if options[what] else ""
     if options.get("last"):
-        text += f", the last {options['last']} {_TITLES[name][1]}"
+        text += f", the last {counted(options['last'], _TITLES[name][1][:-1])}"
     for wanted in (*options["projects"], *options["models"], *options.get("sessions", ()), *options["hosts"]):
         text += f", {wanted}"
     return printable(f"{text} · {zones.name(config.timezone(options['timezone']))}")
@@ -132,8 +131,12 @@ def _fitting(report: Report, found: list[Row], notes: Sequence[str]) -> list[Row
     return reports.limited(report, found, max(count, 1))
 
 
-def _left_out(name: str, report: Report, count: int, options: Options) -> str:
-    what = _TITLES[name][1]
+def _rows(found: Sequence[Row]) -> int:
+    return sum(not row.get("is_gap") for row in found)
+
+
+def _left_out(name: str, report: Report, count: int, query: Query, options: Options) -> str:
+    what = "rows" if query.splits else _TITLES[name][1]
     more = "" if options["limit"] else "; --limit 0 shows all"
     return (
         f"{count:,} {'older' if report.is_timeline else 'smaller'} {what} are not shown, but counted in the total{more}"
@@ -226,11 +229,9 @@ def _undercounted(connection: sqlite3.Connection, report: Report, found: Sequenc
 
 def _names(connection: sqlite3.Connection, report: Report, shown: Sequence[Row]) -> Names:
     models = connection.execute(_MODELS).fetchall()
-    paths = {row["project"] for row in shown if row.get("project")}
-    projects = connection.execute("SELECT path, name FROM projects").fetchall()
-    labels = {path: project_label(path, name) for path, name in projects if path in paths}
+    has_projects = any(row.get("project") for row in shown)
     return tables.Names(
         {name: tables.short_model(canonical) for name, canonical in models},
-        tables.short_projects(labels),
+        projects.labels(connection) if has_projects else {},
         zones.clock(connection),
     )

@@ -14,6 +14,7 @@ from .. import reports as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
 from ..output import dumps, printable, render
+from ..projects import find as find_projects
 from ..store import explain, snapshot
 from .common import open_index
 
@@ -98,7 +99,7 @@ def query_of(connection: sqlite3.Connection, report: Report, options: Options) -
         since=since,
         until=until,
         ending_after=_ending_after(options),
-        projects=_ids(connection, filters.projects, "project", options["projects"]),
+        projects=_ids(connection, find_projects, "project", options["projects"]),
         models=_ids(connection, filters.models, "model", options["models"]),
         sessions=_ids(connection, filters.sessions, "session", options.get("sessions", ())),
         hosts=_ids(connection, filters.hosts, "host", options["hosts"]),

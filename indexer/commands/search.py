@@ -13,6 +13,7 @@ from .. import archive, completion, config, filters, fulltext, passages, redacti
 from .. import search as library
 from ..cli import index_options, json_option, refresh_option, say
 from ..output import dumps, printable
+from ..projects import find as find_projects
 from ..sources import Source
 from .common import open_index
 
@@ -177,7 +178,7 @@ def _sessions(
     """Sessions of all projects and of all beginnings of ids that are named; None if nothing is."""
     found: set[int] | None = None
     if projects:
-        ids = [id for text in projects for id in filters.projects(connection, text)]
+        ids = [id for text in projects for id in find_projects(connection, text)]
         sql = f"SELECT id FROM sessions WHERE project_id IN ({', '.join(map(str, ids))})"
         found = {row[0] for row in connection.execute(sql)}
     if sessions:

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from .. import archive, completion, config, conversation, document, filters, sessions, zones
+from .. import archive, completion, config, conversation, document, projects, sessions, zones
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
 from ..output import console, dumps, printable
@@ -97,7 +97,7 @@ def show(
 def _projects(connection: sqlite3.Connection, wanted: str | None) -> list[int] | None:
     if wanted is None:
         return None
-    found = filters.projects(connection, wanted)
+    found = projects.find(connection, wanted)
     if not found:
         raise BadInput(f"no project matches {wanted}; `cm projects` lists them")
     return found

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .. import metrics, pricing
+from .. import metrics, pricing, projects
 from ..cli import index_options, json_option, refresh_option
-from ..output import dumps, printable, render
-from ..settings import project_label
+from ..output import counted, dumps, printable, render
 from ..store import snapshot
 from .common import open_index, tokens_of
 
@@ -30,25 +29,26 @@ def stats(roots: tuple[str, ...], db: str | None, as_json: bool, no_refresh: boo
     try:
         with snapshot(connection):
             found, unpriced = metrics.from_index(connection), pricing.unpriced(connection)
+            labels = {} if as_json else projects.labels(connection)
     finally:
         connection.close()
     # Not click's echo, which looks for colours to leave out: in a megabyte of JSON that takes as long as to make it.
-    print(dumps(found, indent=True) if as_json else _text(found, unpriced))
+    print(dumps(found, indent=True) if as_json else _text(found, unpriced, labels))
 
 
-def _text(found: metrics.ClaudeMetrics, unpriced: list[dict[str, Any]]) -> str:
+def _text(found: metrics.ClaudeMetrics, unpriced: list[dict[str, Any]], labels: dict[str, str]) -> str:
     models = [
         (name, model.input_tokens, model.output_tokens, model.cache_creation_tokens, model.cache_read_tokens,
          model.message_count, _cost(model.total_cost, name, found))
         for name, model in found.model_breakdown.items()
     ]  # fmt: skip
-    projects = [
-        (project_label(path, project.name), project.conversation_count, project.message_count,
+    of_projects = [
+        (labels[path], project.conversation_count, project.message_count,
          project.total_output_tokens, f"${project.total_cost:,.2f}")
         for path, project in sorted(found.project_breakdown.items(), key=lambda item: -item[1].total_cost)
     ]  # fmt: skip
     total = (
-        f"{found.messages_count:,} responses in {found.conversations_count:,} conversations, "
+        f"{counted(found.messages_count, 'response')} in {counted(found.conversations_count, 'conversation')}, "
         f"${found.total_cost:,.2f} at the API's prices (a subscription is not billed this way)"
     )
     parts = [
@@ -56,7 +56,7 @@ def _text(found: metrics.ClaudeMetrics, unpriced: list[dict[str, Any]]) -> str:
         render(
             ["model", "input", "output", "cache write", "cache read", "responses", "cost"], _grouped(models), "table"
         ),
-        render(["project", "sessions", "responses", "output", "cost"], _grouped(projects), "table"),
+        render(["project", "sessions", "responses", "output", "cost"], _grouped(of_projects), "table"),
     ]
     parts += [
         printable(f"unpriced: {tokens_of(item)}; give it a price with `cm prices set {item['model']}`")

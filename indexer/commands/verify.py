@@ -6,7 +6,7 @@ import click
 
 from .. import verify as library
 from ..cli import index_options, json_option
-from ..output import dumps, printable
+from ..output import counted, dumps, printable
 from .common import open_index
 
 
@@ -28,14 +28,16 @@ def _text(found: library.Report) -> str:
     lines = [printable(text) for text in found.differences]
     if found.difference_count > len(lines):
         lines.append(f"… and {found.difference_count - len(lines):,} more")
-    verdict = f"{found.difference_count:,} differences" if found.difference_count else "no difference"
+    verdict = counted(found.difference_count, "difference") if found.difference_count else "no difference"
     lines.append(
-        f"{found.files:,} transcripts, {found.records:,} records, {found.responses:,} responses compared: {verdict}"
+        f"{counted(found.files, 'transcript')}, {counted(found.records, 'record')},"
+        f" {counted(found.responses, 'response')} compared: {verdict}"
     )
     kept = found.kept
     if kept["sources"]:
         lines.append(
-            f"only in the index: {kept['responses']:,} responses, {kept['tokens']:,} tokens,"
-            f" {kept['records']:,} records of {kept['sources']:,} transcripts that are gone, rewritten or merged"
+            f"only in the index: {counted(kept['responses'], 'response')}, {counted(kept['tokens'], 'token')},"
+            f" {counted(kept['records'], 'record')} of {counted(kept['sources'], 'transcript')} gone, rewritten or"
+            " merged"
         )
     return "\n".join(lines)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
-from .. import __version__, config, filters, hosts, reports, settings, zones
+from .. import __version__, config, filters, hosts, projects, reports, settings, zones
 from ..errors import BadInput
 from ..pricing import unpriced
 from ..store import fetch_dicts, snapshot
@@ -175,7 +173,7 @@ def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[
     now = int(time.time() * 1000)
     local_now = now + zones.offset_at(connection, now)
     query = reports.Query(
-        projects=_ids(connection, filters.projects, wanted.projects),
+        projects=_ids(connection, projects.find, wanted.projects),
         models=_ids(connection, _models_named, wanted.models),
         hosts=_ids(connection, filters.hosts, wanted.hosts),
     )
@@ -208,7 +206,7 @@ def _in_range(connection: sqlite3.Connection, days: Days, query: reports.Query) 
         limited = query._replace(since=_number(since) * reports.DAY, until=(_number(until) + 1) * reports.DAY)
         return fetch_dicts(connection, sql.format(source=source, where=reports.condition(limited, source)))
 
-    labels = _labels(connection)
+    labels = projects.labels(connection)
     found: dict[str, Any] = {
         "totals": rows(_TOTALS)[0],
         "daily": rows(_DAILY),
@@ -284,15 +282,15 @@ def _choices(connection: sqlite3.Connection) -> dict[str, Any]:
 
     Hosts are choices where there are several.
     """
-    projects = connection.execute(
+    used = connection.execute(
         "SELECT path FROM projects AS p WHERE EXISTS ("
         " SELECT 1 FROM sessions AS s JOIN responses AS r ON r.session_id = s.id WHERE s.project_id = p.id)"
     ).fetchall()
     models = connection.execute(
         "SELECT name FROM models AS m WHERE EXISTS (SELECT 1 FROM responses AS r WHERE r.model_id = m.id) ORDER BY name"
     )
-    labels = _labels(connection)
-    named = [{"project": path, "label": labels[path]} for (path,) in projects]
+    labels = projects.labels(connection)
+    named = [{"project": path, "label": labels[path]} for (path,) in used]
     return {
         "projects": sorted(named, key=lambda row: (row["label"].lower(), row["project"])),
         "models": [name for (name,) in models],
@@ -302,17 +300,6 @@ def _choices(connection: sqlite3.Connection) -> dict[str, Any]:
 
 def _host_names(connection: sqlite3.Connection) -> list[str]:
     return [f"{row['user']}@{row['host']}" for row in hosts.listed(connection)]
-
-
-def _labels(connection: sqlite3.Connection) -> dict[str, str]:
-    """How projects are shown, by path: those of one name with the directory they are in."""
-    projects = connection.execute("SELECT path, name FROM projects").fetchall()
-    labels = {path: settings.project_label(path, name) for path, name in projects}
-    counts = Counter(labels.values())
-    return {
-        path: label if counts[label] == 1 else f"{os.path.basename(os.path.dirname(path))}/{label}"
-        for path, label in labels.items()
-    }
 
 
 def _periods(connection: sqlite3.Connection, query: reports.Query, days: Days, now: int) -> list[Row]:
