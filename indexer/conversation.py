@@ -11,7 +11,9 @@ import re
 from bisect import bisect_right
 from contextlib import closing
 
-from . import sessions
+from . import fulltext, sessions
+from .batch import TEXT_DROPPED
+from .passages import INPUT
 from .sources import Source
 from .store import fetch_dicts, snapshot
 
@@ -56,6 +58,7 @@ CROSS JOIN records AS r ON r.context_id = c.id
 CROSS JOIN tool_results AS x ON x.record_id = r.id
 WHERE c.session_id = ?
 """
+_WORDS = f"SELECT text FROM passages WHERE record_id = ? AND kind = {INPUT}"
 _USED_BY = """
 SELECT u.record_id, u.response_id
 FROM contexts AS c
@@ -106,20 +109,26 @@ def read(
         what it tells of) and `tool`: `name, input` (an object), `subject` (the input's most telling part), `text`
         (the result), `is_error, result_bytes, ended_at, agents`. `agent` is a subagent that no call is known of;
         these and `agents` have `agent` (its id), `type, description, steps` and the sums. Times are UTC ISO 8601.
-        `is_missing`: what it held is gone with its transcript; its text is None then. An empty thinking was never
+        `is_missing`: what it held is gone with its transcript, or forgotten; its text is None then. Of an input that is
+        gone, the words that were kept for searching may be left, as a text. An empty thinking was never
         written by Claude Code.
     """
-    with snapshot(connection), closing(Source(connection, archive)) as source:
+    with snapshot(connection), closing(_source(connection, target, archive)) as source:
         return _Reading(connection, target, source).conversation(turns)
 
 
 def raw(connection: sqlite3.Connection, target: Target, archive: Archive | None = None) -> Iterator[bytes | None]:
     """The records themselves, in the order of the conversation, copies once; None for each that is gone."""
-    with snapshot(connection), closing(Source(connection, archive)) as source:
+    with snapshot(connection), closing(_source(connection, target, archive)) as source:
         rows = _once(fetch_dicts(connection, _RECORDS.format(types=""), (target.id,)))
         for row in rows:
             if target.record_id in (None, row["id"]):
                 yield source.data(row)
+
+
+def _source(connection: sqlite3.Connection, target: Target, archive: Archive | None) -> Source:
+    row = connection.execute("SELECT 1 FROM forgotten WHERE id = ?", (target.id,)).fetchone()
+    return Source(connection, archive, is_forgotten=row is not None)
 
 
 def _once(rows: Iterable[Row]) -> list[Row]:
@@ -169,6 +178,7 @@ class _Reading:
                 "SELECT agent, type, description FROM agents WHERE session_id = ?", of_session
             )
         }
+        self._has_passages = fulltext.kept(connection) is not None
         self._calls: dict[int, Step] = {}
         self._turns: list[list[Row]] = []
         self._agents: dict[str, _Agent] = {}
@@ -338,18 +348,29 @@ class _Reading:
     def _prompt(self, row: Row) -> Step:
         record = self._source.record(row, is_needed=False)
         images = sum(item.get("type") in ("image", "document") for item in _content(record or {}))
-        text = command_text(row["text"] or "") if row["subtype"] == "command" else row["text"]
+        said = row["text"]
+        if said is None and record is not None:  # the index keeps no text
+            said = result_text(record.get("message", {}).get("content"))
+        text = command_text(said or "") if row["subtype"] == "command" else said
         return _step("prompt", row, text, images=images)
 
     def _answer(self, row: Row) -> list[Step]:
-        if row["block"] is None and row["id"] not in self._uses:
+        is_whole = row["block"] is None and row["id"] not in self._uses
+        if is_whole and not row["flags"] & TEXT_DROPPED:
             return [_step("answer", row, row["text"], model=row["model"])] if row["text"] else []
         record = self._source.record(row)
         if record is not None:
             return [step for item in _content(record) for step in self._block(row, item)]
-        steps = [_step("answer", row, row["text"], model=row["model"])] if row["text"] else []
-        steps += [self._tool(row, use, None) for use in self._uses.get(row["id"], ())]
+        steps = [_step("answer", row, row["text"], model=row["model"])] if row["text"] or is_whole else []
+        uses = self._uses.get(row["id"], ())
+        words = self._words(row) if len(uses) == 1 else None
+        steps += [self._tool(row, use, words) for use in uses]
         return steps or [_step("thinking", row, None)]
+
+    def _words(self, row: Row) -> str | None:
+        """What was kept of the input of a record's only tool call, to be searched."""
+        found = self._connection.execute(_WORDS, (row["id"],)).fetchall() if self._has_passages else []
+        return str(found[0][0]) if len(found) == 1 else None
 
     def _block(self, row: Row, item: Row) -> list[Step]:
         kind, text = item.get("type"), item.get("text")
@@ -465,6 +486,8 @@ def result_text(content: Any) -> str:
 
 def subject(given: Any) -> str | None:
     """The most telling part of a tool's input."""
+    if isinstance(given, str):
+        return given.strip().partition("\n")[0]
     if not isinstance(given, dict):
         return None
     named = [given[name] for name in _SUBJECTS if isinstance(given.get(name), str) and given[name]]

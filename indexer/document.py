@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Long results are for those who open them: a page of a gigabyte opens nowhere.
 MOST = 20_000
-GONE = "Gone with its transcript."
+GONE = "No longer kept."
 _ABOUT = {
     "compact_summary": "Summary of what came before",
     "compact_boundary": "Compacted",
@@ -46,7 +46,10 @@ def spent(row: Row) -> str:
 
 def told_missing(found: Row) -> list[str]:
     """What the conversation lacks, and why, a line each."""
-    reasons = {"deleted": "is gone", "rewritten": "was rewritten", "on another machine": "is on another machine"}
+    reasons = {
+        "deleted": "is gone", "rewritten": "was rewritten", "on another machine": "is on another machine",
+        "forgotten": "is not looked at, because the session was forgotten",
+    }  # fmt: skip
     return [
         f"{counted(item['records'], 'record')} not shown: the transcript {item['file']}"
         f" {reasons.get(item['reason'], 'cannot be read: ' + item['reason'])}"
@@ -77,6 +80,8 @@ def _titled(session: Row) -> str:
 def given(step: Row) -> str:
     """A tool's input as text: its only text, else all of it as JSON."""
     value = step["input"]
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), str):
         return str(next(iter(value.values())))
     return dumps(value, indent=True) if value is not None else GONE
@@ -111,7 +116,7 @@ def markdown(found: Row, when: Callable[[str], str], thinking: bool = False) -> 
 def _markdown(step: Row, thinking: bool) -> Iterator[str]:
     kind = step["kind"]
     if kind == "answer":
-        yield from ("", step["text"])
+        yield from ("", _text(step))
     elif kind == "thinking":
         if thinking and step["text"] != "":
             yield from ("", "<details><summary>Thinking</summary>", "", _text(step), "", "</details>")
@@ -228,7 +233,7 @@ def _renderer() -> Callable[[str], str]:
 def _html(step: Row, thinking: bool, render: Callable[[str], str]) -> Iterator[str]:
     kind = step["kind"]
     if kind == "answer":
-        yield render(step["text"])
+        yield render(_text(step))
     elif kind == "thinking":
         if thinking and step["text"] != "":
             yield f"<details><summary>Thinking</summary>{render(_text(step))}</details>"

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class Source:
     """Records as they stand in transcripts, or in the archive."""
 
-    def __init__(self, connection: sqlite3.Connection, archive: Archive | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, archive: Archive | None, is_forgotten: bool = False) -> None:
         self._connection = connection
         self._archive = archive
+        self._is_forgotten = is_forgotten  # whose transcript may still be there
         self._patterns = config.patterns()
         self._files: dict[int, tuple[str, str | None, int | None]] = {}
         self.missing: dict[tuple[str, str], int] = {}
@@ -67,6 +68,8 @@ class Source:
             sql = "SELECT path, host_id <> 1, replaced_at IS NOT NULL FROM files WHERE id = ?"
             path, is_elsewhere, is_rewritten = self._connection.execute(sql, (file_id,)).fetchone()
             reason, descriptor = "on another machine" if is_elsewhere else "rewritten" if is_rewritten else None, None
+            if self._is_forgotten:
+                reason = "forgotten"
             if reason is None:
                 try:
                     descriptor = os.open(real_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -256,11 +256,49 @@ def test_what_needs_a_transcript_that_is_gone_is_said(home: Home, run_cm: RunCm)
     assert "I will look." in done.stdout
     assert "Bash" in done.stdout
     assert "no rule" not in done.stdout
-    assert f"their transcript {path} is gone" in done.stdout
+    assert f"5 records not shown: the transcript {path} is gone" in done.stdout
     found = read(SESSION)
     assert found["turns"][0]["steps"][2]["is_missing"]
     assert not found["turns"][0]["steps"][1]["is_missing"]
     assert found["missing"] == [{"file": str(path), "records": 5, "reason": "deleted"}]
+
+
+def test_what_was_kept_to_be_searched_is_shown_of_a_transcript_that_is_gone(home: Home, run_cm: RunCm) -> None:
+    path = write(home.transcript(), story())
+    refresh()
+    assert run_cm("search", "make").returncode == 0
+    path.unlink()
+    (step,) = [step for step in read(SESSION)["turns"][0]["steps"] if step.get("name") == "Bash"]
+    assert (step["input"], step["subject"]) == ("make\nBuild", "make")
+    assert step["text"] is None and step["is_missing"]
+    assert re.search(r"Bash .* make\n", run_cm("show", SESSION).stdout)
+
+
+def test_of_a_forgotten_session_nothing_is_shown_though_its_transcript_is_there(home: Home, run_cm: RunCm) -> None:
+    path = write(home.transcript(), story())
+    refresh()
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    for options in ([], ["--full"], ["--json"], ["--raw"], ["--markdown"], ["--html"]):
+        done = run_cm("show", SESSION, *options)
+        assert done.returncode == 0
+        shown = done.stdout
+        assert not any(said in shown for said in ("I will look", "no rule", "main.c", "Please fix"))
+    shown = run_cm("show", SESSION).stdout
+    assert "❯ No longer kept." in shown
+    assert f"the transcript {path} is not looked at, because the session was forgotten" in shown
+
+
+def test_where_no_text_is_stored_it_is_read_from_the_transcript(home: Home, run_cm: RunCm) -> None:
+    write(home.transcript(), story())
+    file = Path(os.environ["XDG_CONFIG_HOME"]) / "cm" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("text = false\n")
+    run_cm("refresh")
+    without = run_cm("show", SESSION).stdout
+    file.write_text("")
+    run_cm("refresh", "--full")
+    assert "❯ Please fix the build." in without
+    assert without.splitlines()[2:] == run_cm("show", SESSION).stdout.splitlines()[2:]
 
 
 def test_the_archive_has_what_is_gone(home: Home, run_cm: RunCm) -> None:

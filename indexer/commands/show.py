@@ -10,7 +10,7 @@ import click
 from .. import archive, completion, config, conversation, document, projects, sessions, zones
 from ..cli import index_options, json_option, refresh_option, say
 from ..errors import BadInput
-from ..output import console, dumps, printable
+from ..output import console, counted, dumps, printable
 from ..tables import duration
 from .common import open_index
 
@@ -110,7 +110,7 @@ def _raw(connection: sqlite3.Connection, target: Target, archived: Archive | Non
         if data is not None:
             click.echo(data)
     if missing:
-        say(f"{missing:,} records are missing: their transcripts are gone or were rewritten")
+        say(f"{counted(missing, 'record')} missing: gone with the transcript, rewritten in it, or forgotten")
 
 
 def _page(text: str) -> None:
@@ -177,7 +177,7 @@ class _Drawing:
         kind = step["kind"]
         if kind == "answer":
             yield Text()
-            yield Markdown(_safe(step["text"]), hyperlinks=False)
+            yield Markdown(_safe(document.GONE if step["text"] is None else step["text"]), hyperlinks=False)
         elif kind == "prompt":
             yield from self._prompt(step)
         elif kind == "tool":

@@ -146,7 +146,7 @@ def _show(found: Row, offset: int) -> None:
 def _input(given: Any) -> str:
     """What a tool was given: its lines as lines, where JSON would write them as \\n."""
     if not isinstance(given, dict):
-        return "" if given is None else dumps(given, indent=True)
+        return "" if given is None else given if isinstance(given, str) else dumps(given, indent=True)
     return "\n".join(
         f"{name}: {value if isinstance(value, str) else dumps(value, indent=True)}" for name, value in given.items()
     )
