@@ -39,6 +39,7 @@ COMMANDS = {
     "prices": ("prices", "What models cost when; your own prices."),
     "query": ("query", "Ask the index in SQL, or by a named query."),
     "queries": ("query", "List the named queries."),
+    "describe": ("query", "What the tables and views hold, for queries."),
     "serve": ("serve", "Show the index in the browser."),
     "export": ("export", "Parquet files for DuckDB, Spark and others."),
     "push": ("push", "Into a team's PostgreSQL."),

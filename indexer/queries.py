@@ -14,7 +14,9 @@ from .errors import BadInput
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
-    from typing import Any, NamedTuple
+    from typing import Any, NamedTuple, TypeVar
+
+    Named = TypeVar("Named")
 
     class NamedQuery(NamedTuple):
         """A query that ships with cm; its first comment says what it answers."""
@@ -149,6 +151,10 @@ def _tell(error: Exception, denied: list[str], seconds: float) -> str:
         return f"only reading is allowed here: {denied[0]}"
     if "interrupted" in str(error):
         return too_long(seconds)
+    missing = re.fullmatch(r"no such (table|column): (.*)", str(error))
+    if missing:
+        where = "`cm describe` lists tables and views" if missing[1] == "table" else "`cm describe TABLE` lists them"
+        return f"SQL: {error}; {where}"
     return f"SQL: {error}"
 
 
@@ -176,12 +182,16 @@ def _authorize(action: tuple[Any, ...], denied: list[str]) -> int:
 
 def get(name: str) -> NamedQuery:
     """The query of that name. Raises BadInput."""
-    listed = named()
+    return named_so(named(), name, "query", "`cm queries` lists them")
+
+
+def named_so(listed: Mapping[str, Named], name: str, what: str, how: str) -> Named:
+    """What bears the name. Raises BadInput, with the name that may have been meant, or with how to find it."""
     if name not in listed:
         from difflib import get_close_matches
 
-        meant = "".join(f"; did you mean {close}?" for close in get_close_matches(name, listed, 1))
-        raise BadInput(f"there is no query named {name}{meant or '; `cm queries` lists them'}")
+        meant = "".join(f"did you mean {close}?" for close in get_close_matches(name, listed, 1))
+        raise BadInput(f"there is no {what} named {name}; {meant or how}")
     return listed[name]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 # What `cm` reads from its environment, and what Python needs; nothing else reaches the process.
 PASSED = ("HOME", "PATH", "LANG", "LC_ALL", "TZ", "CM_", "XDG_", "CLAUDE_", "NO_COLOR", "FORCE_COLOR")
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+
+# A shell starts what is to run in the background with interrupts ignored, and what is started from there inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunCm = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -224,7 +224,7 @@ def test_pruned_records_are_gone_and_do_not_come_back(home: builders.Home, db: P
     os.utime(old, ns=(long_ago, long_ago))
     refresh()
     dry = run_cm("keep", "prune", "--older-than", "90d", "--dry-run")
-    assert "1 transcript in " in dry.stderr
+    assert "1 transcript, " in dry.stderr
     assert run_cm("keep", "prune", "--older-than", "90d", input="n\n").returncode != 0
     assert kept_sessions(db) == {SESSION, "new"}
     done = run_cm("keep", "prune", "--older-than", "90d", "--yes", "--json")

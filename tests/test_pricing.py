@@ -214,7 +214,7 @@ def test_prices_that_cannot_be_used_are_told_and_the_index_keeps_those_it_has(
     told = done.stderr.splitlines()
     assert told[0].startswith(f"cm: {file}: ")
     assert told[0].endswith("; costs are by the prices as they were")
-    assert "1 new responses" in told[1]
+    assert "1 new response" in told[1]
     assert cost() == 90
     asked = run_cm("prices")
     assert (asked.returncode, asked.stdout) == (1, "")

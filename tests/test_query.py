@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,21 @@ def test_skipped_lines_can_be_found_by_file_and_offset(home: Home, index, run_cm
     assert (row["line"], row["reason"], row["is_partial"]) == (3, "broken JSON", 0)
 
 
+def test_sql_can_come_from_a_pipe(index, run_cm: RunCm):
+    done = run_cm("query", "-", input="SELECT count(*) AS sessions\nFROM sessions -- all")
+    assert json.loads(done.stdout) == [{"sessions": 1}]
+
+
+def test_what_can_be_asked_is_described(index, run_cm: RunCm):
+    listed = json.loads(run_cm("describe", "--json").stdout)
+    assert {("view", "usage"), ("view", "messages"), ("table", "responses")} <= {(r["type"], r["name"]) for r in listed}
+    with closing(sqlite3.connect(index)) as connection:
+        for row in listed:
+            columns = [column["column"] for column in json.loads(run_cm("describe", row["name"], "--json").stdout)]
+            assert columns == [item[1] for item in connection.execute(f"PRAGMA table_xinfo({row['name']})")], row
+        assert row["about"] in run_cm("describe").stdout
+
+
 def test_the_sql_of_a_named_query_can_be_shown(run_cm: RunCm):
     shown = run_cm("queries", "skipped")
     assert (shown.returncode, "SELECT" in shown.stdout) == (0, True)
@@ -397,6 +413,9 @@ def test_the_sql_of_a_named_query_can_be_shown(run_cm: RunCm):
         (("query", "skiped"), "there is no query named skiped; did you mean skipped?"),
         (("queries", "nothing"), "there is no query named nothing; `cm queries` lists them"),
         (("dayly",), "Did you mean 'daily'?"),
+        (("describe", "mesages"), "there is no table or view named mesages; did you mean messages?"),
+        (("query", "SELECT 1 FROM mesages"), "no such table: mesages; `cm describe` lists tables and views"),
+        (("query", "SELECT word FROM messages"), "no such column: word; `cm describe TABLE` lists them"),
     ],
 )
 def test_a_name_that_was_mistyped_is_told_with_what_it_may_have_meant(index, run_cm: RunCm, command, told):

@@ -1,4 +1,4 @@
-"""`cm query` and `cm queries`."""
+"""`cm query`, and what it can ask: `cm queries` and `cm describe`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 
 import click
 
-from .. import completion
+from .. import completion, dictionary
 from .. import queries as library
 from ..cli import index_options, json_option, say
 from ..output import FORMATS, dumps, lines, render
@@ -49,11 +49,15 @@ def query(
 
     Rows are written as they are found, save for tables; the exit code says whether they are all.
 
+    A dash reads the SQL from stdin. `cm describe` lists the tables and views.
+
     \b
     Examples:
       cm query "SELECT model, sum(output_tokens) AS output FROM usage GROUP BY model"
       cm query dearest-sessions -p limit 5 --format markdown
     """
+    if sql == "-":
+        sql = sys.stdin.read()
     connection = open_index(db, roots, not refreshes, "query")
     try:
         clock = library.Clock(time_limit)
@@ -107,3 +111,26 @@ def queries(name: str | None, as_json: bool) -> None:
         return
     rows = [(item.name, " ".join(item.parameters), item.description) for item in found]
     click.echo(render(["name", "parameters", "what it answers"], rows, "table"))
+
+
+@click.command()
+@click.argument("table", required=False)
+@json_option
+@index_options
+def describe(roots: tuple[str, ...], db: str | None, as_json: bool, table: str | None) -> None:
+    """What each table and view holds, or what the columns of one mean."""
+    connection = open_index(db, roots, True, "describe")
+    try:
+        found = dictionary.read(connection)
+        kinds = dict(connection.execute("SELECT name, type FROM sqlite_schema"))
+    finally:
+        connection.close()
+    form = "json" if as_json else "table"
+    if table is None:
+        # Views come first: they say what tables have as ids and codes.
+        rows = [(kinds[name], name, item.about) for name, item in found.items()]
+        rows.sort(key=lambda row: row[0] != "view")
+        click.echo(render(["type", "name", "about"], rows, form))
+    else:
+        item = library.named_so(found, table, "table or view", "`cm describe` lists them")
+        click.echo(render(["column", "about"], list(item.columns.items()), form))

@@ -128,7 +128,8 @@ def _fitting(report: Report, found: list[Row], notes: Sequence[str]) -> list[Row
         if space < 0:
             break
         count += 1
-    return reports.limited(report, found, max(count, 1))
+    count = max(count, 1)
+    return found[-count:] if report.is_timeline else found[:count]
 
 
 def _rows(found: Sequence[Row]) -> int:
