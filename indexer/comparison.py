@@ -146,10 +146,16 @@ def compare(connection: sqlite3.Connection, path: str, target: str | None = None
         differences = comparison.explain()
     return {
         "report": report.kind,
-        "warnings": report.warnings(),
+        "warnings": report.warnings() + ([_OTHER_ZONE] if _is_shifted(differences) else []),
         "same": comparison.same,
         "differences": differences,
     }
+
+
+_OTHER_ZONE = (
+    "what is unexplained adds up to nothing over all days: if ccusage was given another time zone, or ran in one, name"
+    " it with --timezone"
+)
 
 
 class _Comparison:
@@ -415,6 +421,12 @@ def _named(amount: Sum) -> dict[str, int | float]:
 
 def _unexplained(found: Iterable[dict[str, Any]]) -> float:
     return float(sum(abs(amount) for item in found for amount in item["unexplained"].values()))
+
+
+def _is_shifted(found: Sequence[dict[str, Any]]) -> bool:
+    """Whether what one day lacks others have: what nothing explains adds up to next to nothing."""
+    left = [sum(item["unexplained"][column] for column in COLUMNS[:4]) for item in found]
+    return bool(sum(map(abs, left)) > 100 * abs(sum(left)))
 
 
 def _size(response: dict[str, Any]) -> tuple[float, str]:

@@ -275,7 +275,7 @@ def _written(kind: str, value: Any, names: Names, is_short: bool) -> str:
         return duration(value)
     if kind == BYTES:
         return _scaled(value, ((1e9, " GB"), (1e6, " MB"), (1e3, " kB")), " B")
-    text = str(value)
+    text = " ".join(str(value).split())  # a title may have several lines
     if kind == TOOL:
         return re.sub(r"^mcp__(.+?)__", r"\1: ", text)
     if kind in (ID, HOUR):

@@ -121,7 +121,7 @@ def test_a_block_that_is_over_has_no_projection(open_block: datetime, run_cm: Ru
 def test_where_no_block_is_open_it_says_so_and_not_that_nothing_was_ever_used(home: Home, run_cm: RunCm) -> None:
     write(home.transcript(), [assistant(timestamp=stamp(datetime.now(UTC) - timedelta(days=9)))])
     assert "no block is open now" in run_cm("blocks", "--active").stderr
-    assert "nothing was used in that time" in run_cm("blocks", "--recent").stderr
+    assert "nothing was used in that time; the last response was at 20" in run_cm("blocks", "--recent").stderr
 
 
 def test_only_recent_blocks_are_those_of_three_days(home: Home, run_cm: RunCm) -> None:

@@ -279,6 +279,20 @@ def test_what_nothing_explains_is_unexplained_and_says_how_much(home: Home, tmp_
     ]
 
 
+def test_days_of_another_time_zone_are_told(home: Home, tmp_path: Path) -> None:
+    times = {f"2026-10-0{day}T02:00:00.000Z": (10 * day, 300) for day in (1, 2, 5)}
+    records = [one(f"req_{at}", id=f"msg_{at}", timestamp=at, usage=usage(*counts)) for at, counts in times.items()]
+    write(home.transcript(), records)
+    refresh()
+    ours = {item["key"]: item["index"] for item in compare(report(tmp_path / "empty.json", "daily", {}))["differences"]}
+    previous = {"2026-10-01": "2026-09-30", "2026-10-02": "2026-10-01", "2026-10-05": "2026-10-04"}
+    theirs = {previous[day]: tuple(sums[column] for column in comparison.COLUMNS) for day, sums in ours.items()}
+    file = report(tmp_path / "ccusage.json", "daily", theirs)
+    assert "--timezone" in only(compare(file)["warnings"])
+    assert compare(file, zone="America/New_York") == {"report": "daily", "warnings": [], "same": 3, "differences": []}
+    assert compare(report(tmp_path / "less.json", "daily", {"2026-09-30": (1, 1, 0, 0, 0)}))["warnings"] == []
+
+
 def test_the_text_shows_both_and_names_the_responses(home: Home, tmp_path: Path, run_cm: RunCm) -> None:
     write(home.transcript(), [one(), one("req_2"), spaced(one("req_3", id="msg_01" + "b" * 22))])
     refresh()

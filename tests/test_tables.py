@@ -137,7 +137,7 @@ def test_control_characters_are_shown_and_not_sent(months: None, run_cm: RunCm, 
         assert not set(found) & {"\x1b", "\x07", "\u202e"}
     assert not set(run_cm(name, "--json").stdout) & {"\x1b", "\x07"}
     if name == "sessions":
-        assert r"Clear\x1b[2J\x07 the\nscreen" in run_cm(name, env={"COLUMNS": "200"}).stdout
+        assert r"Clear\x1b[2J\x07 the screen" in run_cm(name, env={"COLUMNS": "200"}).stdout
 
 
 # What there is to know
@@ -260,6 +260,11 @@ def test_a_session_can_be_taken_up_by_what_its_line_shows(months: None, run_cm: 
     listed = {row["session_id"][:8] for row in json.loads(run_cm("sessions", "--json").stdout)}
     shown = body(plain(on_terminal("sessions", columns=columns)))
     assert all(any(short in line for short in listed) for line in shown)
+
+
+def test_a_title_of_several_lines_stands_in_one(home: Home, run_cm: RunCm) -> None:
+    write(home.transcript(), [user("  When running:\n\n\tmake test\nit fails"), assistant()])
+    assert "When running: make test it fails" in run_cm("sessions", env={"COLUMNS": "150"}).stdout
 
 
 @pytest.mark.parametrize("name", ["daily", "sessions"])

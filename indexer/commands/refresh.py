@@ -127,7 +127,7 @@ def _command() -> click.Command:
     @click.command("refresh")
     @click.argument("paths", nargs=-1, metavar="[PATH]...")
     @click.option("--full", is_flag=True, help="Read every transcript again from its beginning.")
-    @click.option("--workers", type=click.IntRange(1, 1000), help="Threads that read and parse.")
+    @click.option("--workers", type=click.IntRange(1, 1000), help="Threads that read and parse; in bulk, processes.")
     @click.option("-q", "--quiet", "is_quiet", is_flag=True, help="Say nothing unless something failed.")
     @json_option
     @index_options

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import click
 
-from .. import config, projects, reports, tables, zones
+from .. import config, projects, reports, sessions, tables, zones
 from ..cli import say
 from ..output import counted, printable
 
@@ -69,7 +69,7 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
     """Prints the table of a report."""
     report = reports.REPORTS[name]
     if not found:
-        say(_nothing(query, options))
+        say(_nothing(connection, query, options))
         return
     notes = _notes(connection, report, found, query)
     shown = reports.limited(report, found, options["limit"])
@@ -90,11 +90,13 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
     click.echo("\n".join(["", title, "", text, "", *(click.style(note, dim=True) for note in notes)]))
 
 
-def _nothing(query: Query, options: Options) -> str:
+def _nothing(connection: sqlite3.Connection, query: Query, options: Options) -> str:
     if options.get("is_active"):
         return "no block is open now; the next response starts one"
-    if query.since or query.until or options.get("is_recent"):
-        return "nothing was used in that time"
+    (last,) = connection.execute("SELECT max(at) FROM responses").fetchone()
+    if last is not None and (query.since or query.until or options.get("is_recent")):
+        when = zones.clock(connection)(sessions.iso(last))
+        return f"nothing was used in that time; the last response was at {when}"
     return "nothing was used"
 
 

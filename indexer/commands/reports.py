@@ -36,6 +36,8 @@ _SPLITS = {"project": ("project",), "host": ("host", "user"), "user": ("user",)}
 
 
 def _run(name: str, options: Options) -> None:
+    if options["as_json"] and options["as_csv"]:
+        raise click.UsageError("--json and --csv are two forms; give one of them")
     zone = config.timezone(options["timezone"])
     connection = open_index(options["db"], options["roots"], options["no_refresh"], name)
     try:
