@@ -392,6 +392,19 @@ def test_a_touched_file_is_read_again_and_changes_nothing(a_history):
     assert facts() == before
 
 
+def test_a_time_that_is_too_late_for_an_integer_stops_nobody(home: Home, run_cm: RunCm):
+    path = write(home.transcript(), [user(), assistant()])
+    os.utime(path, ns=(1 << 63, 1 << 63))
+    if path.stat().st_mtime_ns < 1 << 63:
+        pytest.skip("this file system knows no times after 2262")
+    assert run_cm("refresh").returncode == 0
+    append(path, [assistant()])
+    os.utime(path, ns=(1 << 63, 1 << 63))
+    assert refresh().files_parsed == 1
+    assert refresh().files_parsed == 0
+    assert len(responses()) == 2
+
+
 @pytest.mark.parametrize("mtime", [OLD, 0])
 def test_full_reads_everything_again_and_changes_nothing(a_history, mtime):
     for path in a_history:
