@@ -117,7 +117,7 @@ class Writer:
     def _continue(self, found: Found, row: Checkpoint) -> Job:
         job = Job(found, row.id, False)
         job.kept = self._kept or job.kept
-        job.offset, job.line_count = row.offset, row.line_count
+        job.known, job.offset, job.line_count = row, row.offset, row.line_count
         job.session, job.first_at, job.last_at = row.session, row.first_at, row.last_at
         return job
 
