@@ -420,6 +420,9 @@ _EMPTIED = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM temp.touched_sessions)"
     " AND NOT EXISTS (SELECT 1 FROM contexts WHERE session_id = sessions.id)"
     " AND NOT EXISTS (SELECT 1 FROM agents WHERE session_id = sessions.id)",
+    # An earlier generation may have begun with records of it, and keep others.
+    "UPDATE files SET session_id = NULL WHERE session_id IN (SELECT id FROM temp.touched_sessions)"
+    " AND NOT EXISTS (SELECT 1 FROM sessions WHERE id = files.session_id)",
 )
 
 
