@@ -562,6 +562,19 @@ def test_with_a_path_only_what_is_below_it_can_be_gone(a_history):
     assert refresh().files_gone == 0
 
 
+@pytest.mark.parametrize("place", ["linked", "linked/x.jsonl"])
+def test_a_link_in_the_path_looked_at_to_a_known_file_adds_nothing(a_history, home: Home, place):
+    refresh()
+    before = facts()
+    folder = home.root / "projects" / "linked"
+    folder.mkdir()
+    (folder / "x.jsonl").symlink_to(a_history[0])
+    refresh(paths=[str(home.root / "projects" / place)])
+    assert facts() == before
+    refresh()
+    assert facts() == before
+
+
 def test_a_file_that_moved_out_of_the_path_looked_at_counts_nothing_twice(a_history, home: Home):
     refresh()
     before = responses()
