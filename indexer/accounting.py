@@ -220,7 +220,9 @@ _SESSIONS = """
 UPDATE sessions SET
   first_at = n.first_at, last_at = n.last_at, record_count = n.record_count,
   prompt_count = (
-    SELECT count(*) FROM temp.notable WHERE session_id = sessions.id AND type_id = :prompt AND NOT is_sidechain
+    SELECT count(DISTINCT coalesce(r.uuid, r.id))
+    FROM temp.notable AS m JOIN records AS r ON r.id = m.id
+    WHERE m.session_id = sessions.id AND m.type_id = :prompt AND NOT m.is_sidechain
   ),
   title = coalesce(
     (

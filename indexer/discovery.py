@@ -31,8 +31,12 @@ else:
     Found = namedtuple("Found", "path root size mtime_ns inode device")
 
 
+# The year 2262: file systems know later times than SQLite has integers for. Such a time is never trusted anyway.
+_LATEST_NS = (1 << 63) - 1
+
+
 def _found(path: str, root: str, status: os.stat_result) -> Found:
-    return Found(path, root, status.st_size, status.st_mtime_ns, inode(status), status.st_dev)
+    return Found(path, root, status.st_size, min(status.st_mtime_ns, _LATEST_NS), inode(status), status.st_dev)
 
 
 def inode(status: os.stat_result) -> int:
@@ -140,7 +144,7 @@ class Discovery:
 
     def _file(self, path: str, root: str, status: os.stat_result) -> None:
         # Few paths are shown as anything but what they are. Those are described, and then found to be unchanged.
-        seen = (path, status.st_size, status.st_mtime_ns, inode(status))
+        seen = (path, status.st_size, min(status.st_mtime_ns, _LATEST_NS), inode(status))
         if seen in self._expected:
             self.unchanged.append(seen)
         else:

@@ -46,6 +46,7 @@ class History:
         self.skipped: list[tuple[str, int, str]] = []
         self._cwds: dict[int, tuple[Any, ...]] = {}
         self.tombstones: Tombstones | None = None  # what the index was told to forget
+        self.called_elsewhere: set[int] = set()  # calls whose owner is not among what is read
 
     def add(self, found: Found) -> None:
         """Reads one transcript to the size it had when it was found."""
@@ -111,12 +112,17 @@ class History:
         """Every response and advisor's call by its id: the maximum of each field over its records, and its owner."""
         searched: dict[int, int] = {}
         for call_id in self.searches:
-            calls = self.calls.get(call_id)
+            calls = None if call_id in self.called_elsewhere else self.calls.get(call_id)
             # Of copies that are responses of their own, the owner's is charged.
             response_id = calls and self.answers.get(min(calls, key=lambda call: self._rank(*call))[1])
             if response_id:
                 searched[response_id] = searched.get(response_id, 0) + self.searches[call_id]
         return {response_id: self._response(rows, searched) for response_id, rows in self.usage.items()}
+
+    def advised(self, response_id: int) -> int | None:
+        """The response that an advisor's call was made for."""
+        found: int | None = self.usage[response_id][0][4]
+        return found
 
     def _response(self, rows: list[tuple[Any, ...]], searched: dict[int, int]) -> dict[str, Any]:
         own = self.owner(rows)

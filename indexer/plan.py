@@ -30,6 +30,7 @@ FROM files AS f
 LEFT JOIN sessions AS s ON s.id = f.session_id
 WHERE f.host_id = 1 AND f.replaced_at IS NULL
 """
+_NAMES = "SELECT path FROM files WHERE host_id = 1 AND replaced_at IS NULL AND inode = ? AND path <> ?"
 
 
 class Plan:
@@ -96,6 +97,8 @@ def make_plan(
     plan = Plan(found, _known(connection, found.files, missing))
     for file in found.files:
         plan.classify(file, full)
+    if paths:
+        plan.new = [file for file in plan.new if not _has_another_name(connection, file)]
     plan.gone = {path: plan.known[path] for path in missing}
     plan.moved = plan.gone | _gone_before(connection, plan.new)
     return plan
@@ -115,6 +118,15 @@ def _discover(
     for root, place in places:
         found.walk(root, place)
     return found.finish()
+
+
+def _has_another_name(connection: sqlite3.Connection, file: Found) -> bool:
+    """Whether a link leads to what the index knows by a name that was not looked at: a walk of all tells them apart."""
+    if os.path.realpath(file.path) == file.path:
+        return False
+    rows = connection.execute(_NAMES, (file.inode, store.display_path(file.path))).fetchall()
+    names = [store.real_path(path) for (path,) in rows]
+    return any(os.path.exists(name) and os.path.samefile(name, file.path) for name in names)
 
 
 def _expected(connection: sqlite3.Connection, places: Sequence[str] | None) -> set[Stat]:

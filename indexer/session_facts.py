@@ -23,19 +23,19 @@ _COLUMNS = (
 )  # fmt: skip
 _EDITS = ", ".join(f"'{name}'" for name in EDITS)
 
-_RECORDS = """
+# A record that stands in several transcripts, or in an earlier generation of one, happened once.
+_ONCE = "coalesce(r.uuid, r.id)"
+_RECORDS = f"""
 SELECT
   n.session_id,
-  sum(CASE
-    WHEN n.is_sidechain THEN 0
-    WHEN n.type_id = :prompt THEN 1
-    WHEN n.type_id = :command THEN r.text LIKE '%<command-name>%'
-    ELSE 0
+  count(DISTINCT CASE
+    WHEN n.is_sidechain THEN NULL
+    WHEN n.type_id = :prompt OR n.type_id = :command AND r.text LIKE '%<command-name>%' THEN {_ONCE}
   END) AS turn_count,
   count(DISTINCT CASE WHEN n.type_id = :pull_request THEN r.text END) AS pull_request_count,
-  sum(n.type_id = :compaction AND NOT n.is_sidechain) AS compaction_count,
-  sum(n.type_id = :interruption) AS interruption_count,
-  sum(n.type_id = :api_error) AS api_error_count
+  count(DISTINCT CASE WHEN n.type_id = :compaction AND NOT n.is_sidechain THEN {_ONCE} END) AS compaction_count,
+  count(DISTINCT CASE WHEN n.type_id = :interruption THEN {_ONCE} END) AS interruption_count,
+  count(DISTINCT CASE WHEN n.type_id = :api_error THEN {_ONCE} END) AS api_error_count
 FROM temp.notable AS n
 JOIN records AS r ON r.id = n.id
 GROUP BY n.session_id

@@ -155,6 +155,12 @@ _TOUCH_CALLS = (
     "INSERT OR IGNORE INTO temp.touched_calls"
     " SELECT id FROM shard.tool_calls AS s WHERE EXISTS (SELECT 1 FROM main.tool_results WHERE call_id = s.id)",
 )
+# Of a call that is derived again, the response that the shard charged with its searches is so, too.
+_TOUCH_SEARCHED = """
+INSERT OR IGNORE INTO temp.touched_responses
+SELECT response_id FROM shard.tool_calls
+WHERE web_searches > 0 AND response_id IS NOT NULL AND id IN (SELECT id FROM temp.touched_calls)
+"""
 _NEW_RESPONSES = (
     "SELECT count(*) FROM shard.responses WHERE part = 0 AND id NOT IN (SELECT id FROM temp.touched_responses)"
 )
@@ -180,6 +186,7 @@ def copy(connection: sqlite3.Connection, is_loading: bool) -> int:
     if is_loading:
         staging.add(connection)
     else:
+        connection.execute(_TOUCH_SEARCHED)
         _copy_new(connection, _OF_CALLS)
         accounting.price_days(connection, accounting.SHARD_DAYS)
         rollups.touch_shard(connection)

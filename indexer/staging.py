@@ -19,6 +19,9 @@ _TABLES = ("responses", "tool_calls", *SUMMED)
 _TOUCH = (
     "touched_responses SELECT id FROM temp.staged_responses GROUP BY id HAVING count(*) > 1",
     "touched_calls SELECT id FROM temp.staged_tool_calls GROUP BY id HAVING count(*) > 1",
+    # And the response that each shard charged with the searches of its copy of the call.
+    "touched_responses SELECT response_id FROM temp.staged_tool_calls"
+    " WHERE web_searches > 0 AND response_id IS NOT NULL AND id IN (SELECT id FROM temp.touched_calls)",
     *(
         f"{touched} SELECT quarter, session_id FROM temp.staged_{table} GROUP BY {key} HAVING count(*) > 1"
         for table, (touched, key) in SUMMED.items()

@@ -6,6 +6,7 @@ import os
 
 from . import checkpoint, lines, reader
 from .batch import FROM_META, Batch
+from .discovery import inode
 from .parser import Parser
 from .record import UNDECODABLE, decode_any
 from .store import display_path
@@ -14,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .checkpoint import Checkpoint
     from .chunks import Archived, Chunk, Keeper
     from .discovery import Found
 
@@ -31,6 +33,7 @@ class Job:
         "is_new",
         "keeps_text",
         "kept",
+        "known",
         "last_at",
         "line_count",
         "offset",
@@ -46,6 +49,7 @@ class Job:
         self.has_begun = False
         self.kept: frozenset[int] = frozenset()
         self.replaces = replaces
+        self.known: Checkpoint | None = None  # of a transcript that is read on from there
         self.offset = 0
         self.line_count = 0
         self.session: str | None = None
@@ -115,6 +119,7 @@ def read(job: Job) -> Iterator[Part]:
     try:
         descriptor = reader.open_regular(job.found.path)
         try:
+            _check_is_same(job, descriptor)
             for part in _parts(job, descriptor):
                 if not job.keeps_text:
                     from .privacy import drop_text
@@ -127,6 +132,21 @@ def read(job: Job) -> Iterator[Part]:
         failed = Part(job)
         failed.error = _reason(error)
         yield failed
+
+
+def _check_is_same(job: Job, descriptor: int) -> None:
+    """Raises OSError: what was read of it before is not what stands there now, though it was when it was found.
+
+    Much may be read in between. Only what changed since is compared once more.
+    """
+    if job.known is None:
+        return
+    found, status = job.found, os.fstat(descriptor)
+    if (status.st_size, status.st_mtime_ns, inode(status)) == (found.size, found.mtime_ns, found.inode):
+        return
+    known = job.known
+    if known.end and checkpoint.samples(descriptor, known.end) != (known.head_hash, known.tail_hash):
+        raise OSError("it was rewritten while others were read")
 
 
 def _reason(error: Exception) -> str:

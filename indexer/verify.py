@@ -42,6 +42,10 @@ FROM record_usage AS u
 WHERE u.record_id >> {OFFSET_BITS} NOT IN (SELECT value FROM json_each(:present))
 GROUP BY u.response_id
 """
+# Calls that belong to a record that is not there: their searches are charged to its response.
+_CALLED_ELSEWHERE = f"""
+SELECT id FROM tool_calls WHERE record_id >> {OFFSET_BITS} NOT IN (SELECT value FROM json_each(:present))
+"""
 _KEPT = """
 SELECT
   (SELECT count(*) FROM files WHERE size >= 0 AND id NOT IN (SELECT value FROM json_each(:present))) AS sources,
@@ -89,6 +93,7 @@ def verify(connection: sqlite3.Connection) -> Report:
         for path, reason in history.failures.items():
             report.differs(f"{path}: cannot be read again: {reason}")
         absent = dict(connection.execute(_ABSENT, present).fetchall())
+        history.called_elsewhere = {row[0] for row in connection.execute(_CALLED_ELSEWHERE, present)}
         report.kept = dict(zip(("sources", "records"), connection.execute(_KEPT, present).fetchone(), strict=True))
         kept = _compare_responses(connection, report, history, absent)
         report.kept |= _sums(kept)
@@ -138,7 +143,7 @@ def _compare_responses(
         if ours is None:
             report.differs(f"response {theirs['key']}: not indexed")
             continue
-        if response_id in absent:
+        if response_id in absent or history.advised(response_id) in absent:
             # The maximum over more records can only be larger, and the owner may be one that is gone.
             wrong = [name for name in theirs if name.endswith("_tokens") and ours[name] < theirs[name]]
         else:

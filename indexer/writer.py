@@ -117,7 +117,7 @@ class Writer:
     def _continue(self, found: Found, row: Checkpoint) -> Job:
         job = Job(found, row.id, False)
         job.kept = self._kept or job.kept
-        job.offset, job.line_count = row.offset, row.line_count
+        job.known, job.offset, job.line_count = row, row.offset, row.line_count
         job.session, job.first_at, job.last_at = row.session, row.first_at, row.last_at
         return job
 
@@ -420,6 +420,9 @@ _EMPTIED = (
     "DELETE FROM sessions WHERE id IN (SELECT id FROM temp.touched_sessions)"
     " AND NOT EXISTS (SELECT 1 FROM contexts WHERE session_id = sessions.id)"
     " AND NOT EXISTS (SELECT 1 FROM agents WHERE session_id = sessions.id)",
+    # An earlier generation may have begun with records of it, and keep others.
+    "UPDATE files SET session_id = NULL WHERE session_id IN (SELECT id FROM temp.touched_sessions)"
+    " AND NOT EXISTS (SELECT 1 FROM sessions WHERE id = files.session_id)",
 )
 
 

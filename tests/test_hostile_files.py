@@ -233,6 +233,16 @@ def test_a_transcript_that_changes_after_it_was_found_costs_no_other(
     assert run_cm("check").returncode == DONE
 
 
+def test_a_transcript_that_is_rewritten_after_it_was_found_to_have_grown_is_not_read_on(index: Path, history: Home):
+    paths = [history.transcript(name) for name in ("one", "two")]
+    for path in paths:
+        append(path, [assistant(sessionId=path.stem)])
+    changes = iter([lambda: [write(path, [assistant(sessionId=path.stem) for _ in range(9)]) for path in paths]])
+    summary = run_refresh(workers=1, progress=lambda *_: next(changes, lambda: None)())
+    assert list(summary.failures.values()) == ["it was rewritten while others were read"]
+    assert refresh().files_failed == 0  # and the index is what the transcripts say
+
+
 def test_a_folder_that_a_file_replaces_keeps_what_it_held(index: Path, history: Home, run_cm: RunCm):
     folder = history.transcript("one").parent
     shutil.rmtree(folder)

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from builders import Home, assistant, write
+from builders import Home, assistant, tool_result, tool_use, write
 from conftest import RunCm, clean_environment
 from ledger import refresh, rows
 from sessions import begin, indexed, naive
@@ -134,3 +134,20 @@ def test_a_model_that_processes_bring_to_an_index_has_its_price(home: Home, monk
     (found,) = rows("SELECT count(*) AS n, min(cost_usd) AS least FROM usage WHERE model LIKE '%haiku%'")
     assert found["n"] == 2
     assert found["least"] > 0
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_searches_of_a_call_whose_copies_are_responses_of_their_own_are_charged_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch, is_first: bool
+):
+    if not is_first:
+        refresh()
+    monkeypatch.setattr(pool, "BULK", 0)
+    monkeypatch.setattr("indexer.shard.BYTES", 1)
+    # A gateway's ids: in each fork the answer is another response, and the call is one.
+    call = tool_use("WebSearch")
+    lines = [assistant(call, id="gen-1", requestId=None), tool_result(call["id"], result={"searchCount": 3})]
+    for name in ("fork-1", "fork-2", "original"):
+        write(home.transcript(name), [{**record, "sessionId": name} for record in lines])
+    refresh(workers=2)
+    assert rows("SELECT sum(web_searches) AS searches FROM responses") == [{"searches": 3}]

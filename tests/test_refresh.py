@@ -392,6 +392,19 @@ def test_a_touched_file_is_read_again_and_changes_nothing(a_history):
     assert facts() == before
 
 
+def test_a_time_that_is_too_late_for_an_integer_stops_nobody(home: Home, run_cm: RunCm):
+    path = write(home.transcript(), [user(), assistant()])
+    os.utime(path, ns=(1 << 63, 1 << 63))
+    if path.stat().st_mtime_ns < 1 << 63:
+        pytest.skip("this file system knows no times after 2262")
+    assert run_cm("refresh").returncode == 0
+    append(path, [assistant()])
+    os.utime(path, ns=(1 << 63, 1 << 63))
+    assert refresh().files_parsed == 1
+    assert refresh().files_parsed == 0
+    assert len(responses()) == 2
+
+
 @pytest.mark.parametrize("mtime", [OLD, 0])
 def test_full_reads_everything_again_and_changes_nothing(a_history, mtime):
     for path in a_history:
@@ -547,6 +560,19 @@ def test_with_a_path_only_what_is_below_it_can_be_gone(a_history):
     assert refresh_unverified(paths=[str(a_history[1].parent)]).files_gone == 1
     assert refresh_unverified(paths=[str(a_history[2])]).files_gone == 1
     assert refresh().files_gone == 0
+
+
+@pytest.mark.parametrize("place", ["linked", "linked/x.jsonl"])
+def test_a_link_in_the_path_looked_at_to_a_known_file_adds_nothing(a_history, home: Home, place):
+    refresh()
+    before = facts()
+    folder = home.root / "projects" / "linked"
+    folder.mkdir()
+    (folder / "x.jsonl").symlink_to(a_history[0])
+    refresh(paths=[str(home.root / "projects" / place)])
+    assert facts() == before
+    refresh()
+    assert facts() == before
 
 
 def test_a_file_that_moved_out_of_the_path_looked_at_counts_nothing_twice(a_history, home: Home):

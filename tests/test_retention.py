@@ -12,6 +12,7 @@ import orjson
 import pytest
 from builders import SESSION, Home, Record, append, assistant, line, text, tool_result, tool_use, user, write
 from builders import usage as counts
+from conftest import RunCm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger import another_home, health, indexed, only, refresh, rows, stats, tokens, usage
@@ -290,6 +291,15 @@ def test_text_that_a_tool_pruned_stays_known(home: Home) -> None:
     write(path, [{**prompt, "message": {"role": "user", "content": "[pruned]"}}])
     refresh()
     assert [row["text"] for row in rows("SELECT text FROM messages ORDER BY id")] == ["The whole story.", "[pruned]"]
+
+
+def test_records_that_a_tool_gave_another_session_leave_nothing_that_names_the_first(home: Home, run_cm: RunCm) -> None:
+    one, two = user(), user(sessionId="5e551000-0000-4000-8000-000000000002")
+    path = write(home.transcript(), [one, two])
+    refresh()
+    write(path, [{**one, "sessionId": two["sessionId"]}])
+    refresh()
+    assert run_cm("check").returncode == 0
 
 
 def test_reading_everything_again_changes_nothing(home: Home) -> None:

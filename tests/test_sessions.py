@@ -91,6 +91,22 @@ def test_a_subagent_s_tools_count_and_its_prompts_are_no_turns(home: Home) -> No
     assert (found["turns"], found["tools"], found["files"]) == (1, 1, 1)
 
 
+def test_what_stands_in_two_transcripts_happened_once(home: Home) -> None:
+    path = write(home.transcript(), eventful())
+    refresh()
+    before = facts()
+    moved = home.transcript(project="/home/dev/app/.claude/worktrees/x")
+    moved.parent.mkdir()
+    path.rename(moved)
+    write(path, [title()])  # what Claude Code leaves behind
+    refresh()
+    copy = write(home.transcript("copy"), [moved.read_bytes()])
+    refresh()
+    assert copy.exists()
+    assert facts() == before
+    assert only(rows("SELECT prompt_count FROM sessions"))["prompt_count"] == 2
+
+
 def test_what_is_gone_stays_counted(home: Home) -> None:
     path = write(home.transcript(), eventful())
     refresh()

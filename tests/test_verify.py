@@ -159,6 +159,27 @@ def test_what_is_gone_or_rewritten_is_listed_apart_and_is_no_difference(a_histor
     assert "gone, rewritten or merged" in run_cm("verify").stdout
 
 
+def test_an_advisor_s_call_whose_response_another_line_owned_that_is_gone_is_no_difference(home: Home, run_cm: RunCm):
+    advised = usage(iterations=[{"type": "advisor_message", "model": "claude-opus-4-6", "input_tokens": 3}])
+    split = {"id": fresh("msg_01{:022}"), "requestId": "req_1"}
+    lines = [user(), assistant(**split, usage=usage(output=1)), assistant(**split, usage=advised)]
+    path = write(home.transcript(), lines)
+    refresh()
+    write(path, [lines[0], lines[2]])
+    done = run_cm("verify")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_searches_of_a_call_whose_owner_is_gone_are_no_difference(home: Home, run_cm: RunCm):
+    call = tool_use("WebSearch")
+    lines = [assistant(call, id="gen-1", requestId=None), tool_result(call["id"], result={"searchCount": 3})]
+    paths = [write(home.transcript(name), [{**record, "sessionId": name} for record in lines]) for name in "ab"]
+    refresh()
+    paths[0].unlink()
+    done = run_cm("verify")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "change",
     [
