@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Migrations
 
 # How many migrations there are. Known here so that opening a current index imports nothing to find out.
-VERSION = 13
+VERSION = 14
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _DERIVED = ("responses", "tool_calls", "sessions")

@@ -612,3 +612,40 @@ def index_sessions_by_id(db: Database) -> None:
     """What views say of one session is looked up. An index without any gets this one as all others."""
     if db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone():
         db.execute("CREATE INDEX IF NOT EXISTS sessions_session_id ON sessions (session_id)")
+
+
+@migrations()
+def count_turns_once(db: Database) -> None:
+    """What stands in two transcripts of a session happened once: such sessions are counted anew."""
+    db.execute("""
+CREATE TEMP TABLE seen AS
+SELECT
+  c.session_id, c.is_sidechain, k.type, k.subtype, coalesce(r.uuid, r.id) AS once,
+  k.subtype = 'prompt' OR r.text LIKE '%<command-name>%' AS is_turn
+FROM records AS r
+JOIN record_types AS k ON k.id = r.type_id
+JOIN contexts AS c ON c.id = r.context_id
+WHERE
+  k.type = 'user' AND k.subtype IN ('prompt', 'command', 'interruption')
+  OR k.type = 'system' AND k.subtype = 'compact_boundary' OR k.type = 'assistant' AND k.subtype = 'api_error'""")
+    db.execute("""
+CREATE TEMP TABLE recounted AS
+SELECT
+  session_id AS id,
+  count(DISTINCT CASE WHEN type = 'user' AND subtype = 'prompt' AND NOT is_sidechain THEN once END) AS prompts,
+  count(DISTINCT CASE WHEN subtype IN ('prompt', 'command') AND is_turn AND NOT is_sidechain THEN once END) AS turns,
+  count(DISTINCT CASE WHEN subtype = 'compact_boundary' AND NOT is_sidechain THEN once END) AS compactions,
+  count(DISTINCT CASE WHEN subtype = 'interruption' THEN once END) AS interruptions,
+  count(DISTINCT CASE WHEN subtype = 'api_error' THEN once END) AS api_errors
+FROM temp.seen
+GROUP BY session_id
+HAVING count(DISTINCT once) < count(*)""")
+    db.execute("""
+UPDATE sessions SET prompt_count = n.prompts FROM temp.recounted AS n WHERE n.id = sessions.id""")
+    db.execute("""
+UPDATE session_facts SET
+  turn_count = n.turns, compaction_count = n.compactions, interruption_count = n.interruptions,
+  api_error_count = n.api_errors
+FROM temp.recounted AS n WHERE n.id = session_facts.session_id""")
+    db.execute("DROP TABLE temp.seen")
+    db.execute("DROP TABLE temp.recounted")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger import another_home, only, refresh, rows
 
-from indexer import config, sessions, store
+from indexer import config, schema, sessions, store
 from indexer.refresh import refresh as refresh_only
 
 OTHER = "5e551000-0000-4000-8000-000000000002"
@@ -105,6 +107,23 @@ def test_what_stands_in_two_transcripts_happened_once(home: Home) -> None:
     assert copy.exists()
     assert facts() == before
     assert only(rows("SELECT prompt_count FROM sessions"))["prompt_count"] == 2
+
+
+def test_an_index_made_before_counts_it_once_too(home: Home, db: Path) -> None:
+    write(home.transcript("copy"), [write(home.transcript(), eventful()).read_bytes()])
+    refresh()
+    counted = "SELECT s.prompt_count, f.* FROM sessions AS s JOIN session_facts AS f ON f.session_id = s.id"
+    wanted = rows(counted)
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("UPDATE sessions SET prompt_count = 2 * prompt_count")
+        connection.execute("UPDATE session_facts SET turn_count = 4, compaction_count = 2, interruption_count = 2")
+        connection.execute("UPDATE session_facts SET api_error_count = 2 * api_error_count")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'count_turns_once'")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION - 1}")
+        connection.commit()
+    assert rows(counted) != wanted
+    refresh()
+    assert rows(counted) == wanted
 
 
 def test_what_is_gone_stays_counted(home: Home) -> None:
