@@ -114,7 +114,7 @@ def test_an_index_made_before_counts_it_once_too(home: Home, db: Path) -> None:
     refresh()
     counted = "SELECT s.prompt_count, f.* FROM sessions AS s JOIN session_facts AS f ON f.session_id = s.id"
     wanted = rows(counted)
-    assert (wanted[0]["prompt_count"], wanted[0]["turn_count"]) == (2, 2)
+    assert (wanted[0]["prompt_count"], wanted[0]["turn_count"]) == (2, 3)
     with closing(sqlite3.connect(db)) as connection:
         connection.execute("UPDATE sessions SET prompt_count = 2 * prompt_count")
         connection.execute("UPDATE session_facts SET turn_count = 4, compaction_count = 2, interruption_count = 2")
