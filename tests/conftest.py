@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import builders
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from webserver import Server
@@ -23,6 +24,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 # What `cm` reads from its environment, and what Python needs; nothing else reaches the process.
 PASSED = ("HOME", "PATH", "LANG", "LC_ALL", "TZ", "CM_", "XDG_", "CLAUDE_", "NO_COLOR", "FORCE_COLOR")
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+
+# How long an example takes is the machine's business.
+settings.register_profile("cm", deadline=None)
+settings.load_profile("cm")
 
 # A shell starts what is to run in the background with interrupts ignored, and what is started from there inherits it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -763,7 +763,6 @@ output = 2
     assert path.read_text().endswith("# A gateway's model.\n# the end")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([None, 1, 2, 3])), max_size=8))
 def test_taking_out_undoes_what_was_set_of_a_model(changes: list[tuple[str, int | None]]) -> None:
     with TemporaryDirectory() as folder:
