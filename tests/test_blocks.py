@@ -56,7 +56,7 @@ def expected(times: list[datetime], length: timedelta) -> list[tuple[str, str, b
 minutes = st.one_of(st.integers(0, 3_000), st.sampled_from([0, 59, 60, 299, 300, 301, 359, 360, 600, 601]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(minutes, min_size=1, max_size=20), st.sampled_from([1, 5, 24]))
 def test_blocks_begin_and_end_where_ccusage_lets_them(offsets: list[int], hours: int) -> None:
     times = [START + timedelta(minutes=n) for n in offsets]

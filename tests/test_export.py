@@ -148,7 +148,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(RECORDS)
 def test_it_does_not_matter_on_which_host_a_record_stands(
     tmp_path_factory: pytest.TempPathFactory, drawn: Sequence[tuple[int, int, bool, int, int]]

@@ -37,7 +37,7 @@ ODD: Any = st.one_of(
     st.just({}),
     st.sampled_from(["\ud800", "\0", "x" * 5000, 10**30, -(2**63), 2**64, [[[[]]]], {"": {"": ""}}]),
 )
-SMALL = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+SMALL = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

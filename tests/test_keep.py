@@ -297,7 +297,7 @@ class Killed(BaseException):
 STEPS = ("append", "torn", "finish", "rewrite", "shrink", "replace", "quiet", "delete index", "off", "on")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(("", "archive", "index"))), min_size=1, max_size=8))
 def test_whatever_happens_the_archive_is_never_behind_the_index(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str]]

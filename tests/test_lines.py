@@ -11,7 +11,7 @@ import msgspec
 import orjson
 import pytest
 from builders import ABSENT, SESSION, agent_progress, assistant, chained, line, text, title, tool_result, usage, user
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer import record as record_module
@@ -569,7 +569,6 @@ def _of(hint):
     return st.one_of([_of(option) for option in get_args(hint)])
 
 
-@settings(deadline=None)
 @given(_structs(record_module.Record))
 def test_a_record_gives_the_same_rows_whether_or_not_its_fields_are_of_their_types(value):
     line = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)

@@ -550,7 +550,6 @@ def holds(first: Any, second: Any, steps: list[Any], order: list[tuple[int, int]
 @settings(
     max_examples=10,
     phases=[Phase.generate],  # to shrink a failure takes longer than a test may
-    deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
@@ -561,7 +560,7 @@ def test_machines_agree_and_say_what_a_naive_reading_of_all_says(first, second, 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
-@settings(max_examples=1500, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 @given(history, history, st.lists(step, min_size=3, max_size=12), meetings)
 def test_machines_agree_for_long(first, second, steps, order) -> None:
     holds(first, second, steps, order)

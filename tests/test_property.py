@@ -668,7 +668,7 @@ A_SESSION_THAT_ONLY_STOOD_IN = (
 )
 
 
-@settings(max_examples=120, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 @given(history)
 @example(A_SESSION_THAT_ONLY_STOOD_IN)
 def test_the_index_does_not_depend_on_cuts_and_orders_and_says_what_a_naive_reading_says(drawn: Any) -> None:
@@ -677,7 +677,7 @@ def test_the_index_does_not_depend_on_cuts_and_orders_and_says_what_a_naive_read
 
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
-@settings(max_examples=10_000, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10_000, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
 @given(history)
 @example(A_SESSION_THAT_ONLY_STOOD_IN)
 def test_the_index_does_not_depend_on_cuts_and_orders_for_long(drawn: Any) -> None:

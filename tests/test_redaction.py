@@ -163,7 +163,7 @@ def test_what_a_pattern_of_one_s_own_may_begin_in_is_not_kept_of_a_torn_line(
     assert back.splitlines()[1] == b"[redacted]".ljust(41, b"*")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2000), st.sampled_from(SECRETS))
 def test_wherever_a_line_is_torn_no_half_of_a_secret_is_kept(cut: int, secret: str) -> None:
     line = builders.line(user(f"x {secret} y"))

@@ -894,7 +894,7 @@ LINES = [
 ]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(LINES), min_size=1, max_size=6).map(b"".join), st.data())
 def test_it_does_not_matter_in_how_many_refreshes_the_bytes_arrive(data, draw):
     data = data[: len(data) - draw.draw(st.sampled_from([0, 1, 50]))]
@@ -1096,5 +1096,5 @@ class Life(RuleBasedStateMachine):
 @pytest.mark.parametrize("examples", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_whatever_happens_to_files_nothing_is_lost_or_counted_twice(examples):
     # To shrink what failed would take minutes.
-    options = settings(max_examples=examples, stateful_step_count=14, deadline=None, phases=[Phase.generate])
+    options = settings(max_examples=examples, stateful_step_count=14, phases=[Phase.generate])
     run_state_machine_as_test(Life, settings=settings(options, suppress_health_check=list(HealthCheck)))

@@ -272,7 +272,7 @@ def made(home: Home, parents: list[tuple[int, bool]]) -> tuple[dict[Path, bytes]
     return files, expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(histories())
 def test_relations_do_not_depend_on_the_order_in_which_transcripts_arrive(history: Any) -> None:
     seed, parents, cuts = history

@@ -540,7 +540,7 @@ def test_tools_have_their_calls_errors_times_results_and_searches(report: Report
     assert search["cost_usd"] == pytest.approx((5 * 5 + 80 * 25) / 1e6 + 0.03)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=25))
 def test_percentiles_are_the_smallest_times_that_so_many_are_not_above(seconds: list[int]) -> None:
     start = datetime(2026, 10, 1, tzinfo=UTC)

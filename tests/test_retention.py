@@ -513,7 +513,7 @@ def never_falls(sequence: list[Step]) -> None:
         refresh()
 
 
-@settings(max_examples=70, deadline=None)
+@settings(max_examples=70)
 @given(st.lists(steps, min_size=2, max_size=8))
 def test_whatever_happens_to_files_no_total_falls_and_nothing_counts_twice(sequence: list[Step]) -> None:
     never_falls(sequence)
@@ -521,7 +521,7 @@ def test_whatever_happens_to_files_no_total_falls_and_nothing_counts_twice(seque
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=5000)
 @given(st.lists(steps, min_size=2, max_size=25))
 def test_whatever_happens_to_files_for_long(sequence: list[Step]) -> None:
     never_falls(sequence)

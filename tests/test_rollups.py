@@ -187,7 +187,7 @@ def other_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(st.lists(step, min_size=1, max_size=7), st.sampled_from(ZONES), st.integers(0, 3))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_rollups_and_reports_are_what_the_responses_sum_to(
     tmp_path_factory: pytest.TempPathFactory, other_index: Path, steps: list[tuple[Any, ...]], zone: str, shift: int
 ) -> None:
@@ -196,7 +196,7 @@ def test_whatever_happens_rollups_and_reports_are_what_the_responses_sum_to(
 
 @pytest.mark.nightly
 @given(st.lists(step, min_size=1, max_size=12), st.sampled_from(ZONES), st.integers(0, 3))
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_in_a_long_night(
     tmp_path_factory: pytest.TempPathFactory, other_index: Path, steps: list[tuple[Any, ...]], zone: str, shift: int
 ) -> None:

@@ -183,7 +183,7 @@ def test_a_query_without_a_word_is_told(words: list[str]) -> None:
 
 
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nothing_that_is_typed_is_a_syntax_error(words: list[str]) -> None:
     try:
         match, phrases = search.parse(words)
@@ -372,7 +372,7 @@ def agrees(sequence: list[tuple[Any, ...]], first: int) -> None:
         connection.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(steps, min_size=1, max_size=5), st.integers(0, 4))
 def test_a_search_finds_what_a_naive_reading_finds(sequence: list[tuple[Any, ...]], first: int) -> None:
     agrees(sequence, first)
@@ -380,7 +380,7 @@ def test_a_search_finds_what_a_naive_reading_finds(sequence: list[tuple[Any, ...
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(st.lists(steps, min_size=1, max_size=20), st.integers(0, 19))
 def test_a_search_finds_what_a_naive_reading_finds_for_long(sequence: list[tuple[Any, ...]], first: int) -> None:
     agrees(sequence, first)

@@ -66,7 +66,7 @@ def test_what_happened_is_counted(home: Home) -> None:
     assert told["models"] == ["claude-opus-4-5-20251101", "claude-sonnet-4-5"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 5000), max_size=4).map(sorted))
 def test_however_it_arrives_the_counts_are_the_same(cuts: list[int]) -> None:
     with another_home() as home:

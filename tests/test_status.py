@@ -110,7 +110,7 @@ LINES += [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.lists(st.sampled_from(LINES) | st.binary(max_size=9), max_size=7).map(b"".join), min_size=1, max_size=3

@@ -285,7 +285,7 @@ def test_a_watch_that_is_told_to_end_does_so_with_0(home: Home, db: Path, start_
 
 
 @given(stop_after=st.integers(0, 6), known=st.booleans())
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_refresh_that_is_stopped_anywhere_keeps_what_it_read_and_goes_on_from_there(
     home: Home, tmp_path_factory: pytest.TempPathFactory, stop_after: int, known: bool
 ):

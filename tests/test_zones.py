@@ -131,7 +131,7 @@ def test_the_hour_in_which_clocks_are_put_back_comes_twice(connection: sqlite3.C
     assert hours[place + 1] == "2025-10-26T02:00+01:00"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(available_timezones())), st.integers(0, zones.END // 1000))
 def test_the_offset_at_any_second_since_1970_is_what_zoneinfo_says(zone: str, second: int) -> None:
     start = max(0, second - 90 * 86_400) * 1000
