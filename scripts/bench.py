@@ -126,9 +126,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.tenfold:
         ten_root = folder / "claude10"
         ten_corpus = generate(ten_root, options.scale * 10)
-        ten = {"corpus": ten_corpus, **times(Index(folder, ten_root, "cm10"), options)}
-        report["tenfold"] = ten
-        targets += tenfold(one, ten)
+        beside, ten = times([Index(folder, root), Index(folder, ten_root, "cm10")], options.runs)
+        report["tenfold"] = {"corpus": ten_corpus, **ten, "beside": beside}
+        targets += tenfold(beside, ten)
     report["targets"] = [{**asdict(target), "is_met": target.is_met} for target in targets]
     return report
 
@@ -164,7 +164,8 @@ def life(folder: Path, root: Path, options: argparse.Namespace, report: dict[str
         found = index.first("--workers", str(count))
         report["workers"][count] = {"wall": found.wall, "cpu": found.cpu, "peak_mb": found.peak_mb}
         totals.append(index.totals())
-    one = report["times"] = times(index, options)
+    [one] = times([index], options.runs, options.ccusage)
+    report["times"] = one
     one["searched_mb"] = searched(folder, root)
     one["changes"] = changes(index, root)
     totals_after = index.totals()
@@ -178,8 +179,8 @@ def kept(grown: dict[str, Any], anew: dict[str, Any]) -> bool:
     return bool(grown["messages_count"] >= anew["messages_count"] and grown["total_cost"] >= anew["total_cost"])
 
 
-def times(index: Index, options: argparse.Namespace) -> dict[str, Any]:
-    """Medians of what is compared, each in turn with ccusage."""
+def times(indexes: Sequence[Index], runs: int, ccusage: str | None = None) -> list[dict[str, Any]]:
+    """Of each index the medians of what is compared, all in turn with each other and with ccusage."""
     commands = {
         "no change": ("refresh", "--quiet"),
         "stats": ("stats", "--json"),
@@ -187,25 +188,32 @@ def times(index: Index, options: argparse.Namespace) -> dict[str, Any]:
         "stats, no refresh": ("stats", "--json", "--no-refresh"),
         "daily, no refresh": ("daily", "--json", "--no-refresh"),
     }
-    seen: dict[str, list[float]] = {}
-    peak = 0.0
-    for _ in range(options.runs):
-        if options.ccusage:
-            theirs = run([options.ccusage, "claude", "session", "--json", "--offline"], index.environment)
-            seen.setdefault("ccusage", []).append(theirs.wall)
-        first = index.first()
-        seen.setdefault("first", []).append(first.wall)
-        peak = max(peak, first.peak_mb)
+    seen: list[dict[str, list[float]]] = [{} for _ in indexes]
+    peaks = [0.0 for _ in indexes]
+    for _ in range(runs):
+        for number, index in enumerate(indexes):
+            walls = seen[number]
+            if ccusage:
+                theirs = run([ccusage, "claude", "session", "--json", "--offline"], index.environment)
+                walls.setdefault("ccusage", []).append(theirs.wall)
+            first = index.first()
+            walls.setdefault("first", []).append(first.wall)
+            peaks[number] = max(peaks[number], first.peak_mb)
         for _ in range(NO_OPS):
-            seen.setdefault("python", []).append(run(PASS, index.environment).wall)
+            for index, walls in zip(indexes, seen, strict=True):
+                walls.setdefault("python", []).append(run(PASS, index.environment).wall)
             for name, command in commands.items():
-                seen.setdefault(name, []).append(index.cm(*command).wall)
-    found: dict[str, Any] = {name: median(walls) for name, walls in seen.items()}
-    return found | {"peak_mb": peak, "index_mb": index.path.stat().st_size / 1e6}
+                for index, walls in zip(indexes, seen, strict=True):
+                    walls.setdefault(name, []).append(index.cm(*command).wall)
+    return [
+        {name: median(found) for name, found in walls.items()}
+        | {"peak_mb": peak, "index_mb": index.path.stat().st_size / 1e6}
+        for index, walls, peak in zip(indexes, seen, peaks, strict=True)
+    ]
 
 
 def changes(index: Index, root: Path) -> dict[str, Any]:
-    """Seconds and bytes read of the refresh that follows each kind of change."""
+    """Seconds and bytes read of the refresh that follows each kind of change, and of one before it without any."""
     paths = sorted((root / "projects").rglob("*.jsonl"), key=lambda path: path.stat().st_size)
     middle = len(paths) // 2
     copied, moved, rewritten, deleted, *grown = paths[middle : middle + 4 + NO_OPS]
@@ -213,13 +221,18 @@ def changes(index: Index, root: Path) -> dict[str, Any]:
     made: dict[str, Any] = {}
 
     def change(name: str, *works: Any) -> None:
-        walls = []
+        before, walls = [], []
         for work in works:
+            # The change before is looked at once more until its time is old enough to be trusted.
+            time.sleep(2.5)
+            index.cm("refresh", "--quiet")
+            before.append(index.cm("refresh", "--quiet").wall)
             work()
             done = index.cm("refresh", "--json")
             walls.append(done.wall)
         summary = json.loads(done.printed)
-        made[name] = {"wall": median(walls), **{key: summary[key] for key in ("files_parsed", "bytes_read")}}
+        read = {key: summary[key] for key in ("files_parsed", "bytes_read")}
+        made[name] = {"wall": median(walls), "no_change": median(before), **read}
 
     change("append a line", *(partial(append, path, line) for path in grown))
     change("new file", lambda: shutil.copyfile(copied, copied.with_name("new.jsonl")))
@@ -255,9 +268,10 @@ def against_ccusage(one: dict[str, Any]) -> list[Target]:
 
 
 def own_ratios(one: dict[str, Any], corpus: dict[str, Any]) -> list[Target]:
+    line = one["changes"]["append a line"]
     return [
         Target("no change / python -c pass", one["no change"] / one["python"], 4),
-        Target("append a line / no change", one["changes"]["append a line"]["wall"] / one["no change"], 2.5),
+        Target("append a line / no change", line["wall"] / line["no_change"], 2.5),
         Target("peak memory, MB", one["peak_mb"], 120),
         Target("index / transcripts", one["index_mb"] / corpus["megabytes"], 0.25),
         Target("index with all that is searched / transcripts", one["searched_mb"] / corpus["megabytes"], 0.6),
