@@ -606,6 +606,18 @@ def test_csv_broken_down_has_a_line_for_each_part(said: Callable[..., str], repo
     assert lines == [{key: as_csv(value) for key, value in part.items()} for part in parts]
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_stats_are_as_wide_as_the_terminal(
+    said: Callable[..., str], report: Report, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, *lines = said("stats").splitlines()
+    assert all(len(line) <= width for line in lines if not line.startswith("unpriced:"))
+    for name in ("models", "projects"):
+        for cost in (row["cost_usd"] for row in report(name)):
+            assert sum(f"${cost or 0:,.2f}" in line for line in lines) or not cost or cost < 0.005
+
+
 def test_cm_alone_is_the_report_by_day(said: Callable[..., str], place: tuple[Path, Path]) -> None:
     assert said("--json") == said("daily", "--json")
     assert said("-j", "-s", "20261001", "-u", "20261002", "-z", "UTC", "-b", "-i", "-O", "-o", "desc")

@@ -81,13 +81,23 @@ def show(connection: sqlite3.Connection, name: str, found: list[Row], query: Que
         notes.insert(0, _left_out(name, report, _rows(found) - _rows(shown), query, options))
     if reports.is_reversed(report, options["order"]):
         shown = shown[::-1]
-    width, _ = shutil.get_terminal_size((_WIDTH, 24))
-    names = _names(connection, report, shown)
-    lines = [line for row in shown for line in _lines(report, row)]
-    lines.append((tables.TOTAL, _total(report, found, query)))
     title = click.style(_title(connection, name, query, options), bold=True)
-    text = tables.draw(name, lines, names, width, query.splits)
+    text = _table(connection, name, shown, _total(report, found, query), query)
     click.echo("\n".join(["", title, "", text, "", *(click.style(note, dim=True) for note in notes)]))
+
+
+def whole(connection: sqlite3.Connection, name: str) -> str:
+    """The table of a report on everything, with colours."""
+    report = reports.REPORTS[name]
+    _, found = reports.rows(connection, report)
+    return _table(connection, name, found, _total(report, found, reports.EVERYTHING), reports.EVERYTHING)
+
+
+def _table(connection: sqlite3.Connection, name: str, shown: Sequence[Row], total: Row, query: Query) -> str:
+    report = reports.REPORTS[name]
+    width, _ = shutil.get_terminal_size((_WIDTH, 24))
+    lines = [line for row in shown for line in _lines(report, row)]
+    return tables.draw(name, [*lines, (tables.TOTAL, total)], _names(connection, report, shown), width, query.splits)
 
 
 def _nothing(connection: sqlite3.Connection, query: Query, options: Options) -> str:
