@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import cleanup, hosts, keeping, pricing, schema
+from . import cleanup, config, hosts, keeping, pricing, schema
 from .store import display_path, fetch_dicts, snapshot
 
 TYPE_CHECKING = False
@@ -73,8 +73,9 @@ LIMIT 5
 _OLD_SECONDS = 86_400
 
 
-def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dict[str, Any]:
-    """The object that `cm status --json` prints; read in one transaction."""
+def status(connection: sqlite3.Connection, db: str, option: Sequence[str] = ()) -> dict[str, Any]:
+    """The object that `cm status --json` prints, of the roots that are named or configured; read in one transaction."""
+    roots, _ = config.roots(option)
     with snapshot(connection):
         (files,) = fetch_dicts(connection, _FILES)
         (kept,) = fetch_dicts(connection, _KEPT)
@@ -106,12 +107,14 @@ def status(connection: sqlite3.Connection, db: str, roots: Sequence[str]) -> dic
             **cleanup.report(connection, roots),
             "keep": keeping.status(connection, db),
         }
-        return found | {"warnings": _warnings(connection, found["deletions"])}
+        return found | {"warnings": _warnings(connection, found["deletions"], option)}
 
 
-def _warnings(connection: sqlite3.Connection, deletions: dict[str, Any]) -> list[str]:
+def _warnings(connection: sqlite3.Connection, deletions: dict[str, Any], option: Sequence[str]) -> list[str]:
     """What to do something about."""
     found = []
+    if missing := config.missing_roots(option):
+        found.append(missing)
     (last,) = connection.execute("SELECT max(started_at) FROM refreshes").fetchone()
     age = time.time() - last / 1000 if last else 0
     if age > _OLD_SECONDS:

@@ -260,6 +260,7 @@ def test_a_place_of_transcripts_that_is_not_there_is_told_at_every_refresh(file,
         assert done.returncode == 3
         assert f"{file}:2 names /nope: no such directory; correct that" in done.stderr
     assert "names /nope" in run_cm("daily").stderr
+    assert "names /nope" in run_cm("status").stdout
     file.write_text(f'roots = ["{home.root}"]\n')
     assert run_cm("refresh", "--quiet").stderr == ""
 

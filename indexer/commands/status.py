@@ -22,7 +22,7 @@ def status(roots: tuple[str, ...], db: str | None, as_json: bool, refreshes: boo
     """The index's health: what it covers, what it could not use, and what only it still knows."""
     connection = open_index(db, roots, not refreshes, "status")
     try:
-        found = library.status(connection, config.database(db), config.roots(roots)[0])
+        found = library.status(connection, config.database(db), roots)
     finally:
         connection.close()
     click.echo(dumps(found, indent=True) if as_json else _text(found))
