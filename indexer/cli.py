@@ -93,8 +93,23 @@ class LazyGroup(click.Group):
         # A shell that asks what may follow `cm` is to hear of the commands, not of the default one's arguments.
         is_bare = not args and not ctx.resilient_parsing
         if DEFAULT in COMMANDS and (is_bare or (args and args[0].startswith("-") and args[0] not in _GROUP_OPTIONS)):
+            self._check_order(ctx, args)
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def _check_order(self, ctx: click.Context, args: list[str]) -> None:
+        """Raises UsageError: a command's options stand before its name."""
+        names = {*COMMANDS, *ALIASES}.intersection(args)
+        default = self.get_command(ctx, DEFAULT)
+        if not names or default is None or ctx.resilient_parsing:
+            return
+        _, rest, _ = default.make_parser(ctx).parse_args([*args])
+        if rest and rest[0] in names:
+            import shlex
+
+            options = [*args]
+            options.remove(rest[0])
+            raise click.UsageError(f"the command stands before its options: cm {shlex.join([rest[0], *options])}", ctx)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         # click's own would import every command to ask for its help.
@@ -190,6 +205,19 @@ def _show_log(context: click.Context, parameter: click.Parameter, is_wanted: boo
 def refresh_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """For commands that refresh before they answer."""
     return click.option("--no-refresh", is_flag=True, help="Answer from the index as it is.")(function)
+
+
+def timezone_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that show local times or count local days."""
+    text = "Whose local time: Europe/Berlin; else the system's."
+    return click.option("-z", "--timezone", metavar="ZONE", callback=_known_zone, help=text)(function)
+
+
+def _known_zone(context: click.Context, parameter: click.Parameter, zone: str | None) -> str | None:
+    from . import config
+
+    config.timezone(zone)  # raises BadInput, also for a wrong setting, before anything is refreshed
+    return zone
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -120,6 +120,12 @@ SELECT min(at), max(at) FROM (
 """
 
 
+def apply(connection: sqlite3.Connection, option: str | None = None) -> None:
+    """Local days are those of the zone that is named, else of the settings as they are now. Raises BadInput."""
+    if option or not is_current(connection):
+        use(connection, config.timezone(option))
+
+
 def use(connection: sqlite3.Connection, zone: str | None) -> None:
     """Makes this connection's local days those of another zone; the index itself is not changed."""
     from . import rollups

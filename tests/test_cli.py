@@ -91,6 +91,24 @@ def test_what_cannot_be_understood_ends_with_2(run_cm: RunCm, arguments):
     assert "Usage:" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        (["--db", "x y.db", "refresh"], "cm refresh --db 'x y.db'"),
+        (["-j", "search", "foo"], "cm search -j foo"),
+        (["-s", "7d", "session"], "cm session -s 7d"),
+    ],
+)
+def test_options_before_a_command_are_told_where_they_belong(run_cm: RunCm, given, right):
+    done = run_cm(*given)
+    assert f"the command stands before its options: {right}\n" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_the_value_of_an_option_may_be_a_commands_name(a_history: Path, run_cm: RunCm, tmp_path: Path):
+    assert run_cm("--db", "refresh", "--json", cwd=tmp_path).stdout.startswith("[")
+
+
 # Data and talk
 
 

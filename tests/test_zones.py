@@ -203,6 +203,23 @@ def test_a_report_is_in_the_zone_of_now_even_where_nothing_is_refreshed(evening:
 
 
 @pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (["search", "done", "--since", "20261002"], "2026-10-02 07:30"),
+        (["show", "last"], "2026-10-02 07:30"),
+        (["explain", "20261002"], "claude-opus-4-5"),
+    ],
+)
+def test_what_was_said_and_why_it_counts_are_of_the_zone_that_is_asked_for(
+    evening: Home, run_cm: RunCm, asked: list[str], answer: str
+) -> None:
+    utc, tokyo = {"CM_TIMEZONE": "UTC"}, {"CM_TIMEZONE": "Asia/Tokyo"}
+    assert answer not in run_cm(*asked, env=utc).stdout
+    assert answer in run_cm(*asked, "-z", "Asia/Tokyo", env=utc).stdout
+    assert answer in run_cm(*asked, "--no-refresh", env=tokyo).stdout
+
+
+@pytest.mark.parametrize(
     ("rule", "day"),
     [
         ("Asia/Tokyo", "2026-10-02"),

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from .. import comparison, config, zones
+from .. import comparison, zones
 from .. import explain as library
-from ..cli import index_options, json_option, refresh_option
+from ..cli import index_options, json_option, refresh_option, timezone_option
 from ..output import dumps, printable
 from .common import open_index, tokens_of
 
@@ -36,7 +36,7 @@ _LISTED = 3
     type=click.Path(),
     help="Compare with the JSON of `ccusage daily` or `ccusage session`; without a day or session, all of it.",
 )
-@click.option("--timezone", metavar="ZONE", help="Zone whose days count, such as Europe/Berlin; else the system's.")
+@timezone_option
 @refresh_option
 @json_option
 @index_options
@@ -69,8 +69,7 @@ def explain(
         raise click.UsageError("name a day, a session or a response")
     connection = open_index(db, roots, no_refresh, "explain")
     try:
-        if timezone is not None:
-            zones.use(connection, config.timezone(timezone))
+        zones.apply(connection, timezone)
         if against is not None:
             found = comparison.compare(connection, against, target)
         else:

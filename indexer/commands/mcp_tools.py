@@ -12,7 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from .. import __version__, config, fulltext, metrics, queries, reports, store, zones
+from .. import __version__, fulltext, metrics, queries, reports, store, zones
 from .. import explain as explanation
 from .. import search as library
 from ..errors import CmError
@@ -65,8 +65,7 @@ class Index:
         """The answer as JSON: an object, or so many rows. Raises ToolError, which the model reads."""
         try:
             with closing(open_index(self._path, self._roots, not self._refreshes, "mcp")) as connection:
-                if not zones.is_current(connection):
-                    zones.use(connection, config.timezone())
+                zones.apply(connection)
                 found = _cut(ask(connection))
         except CmError as error:
             raise ToolError(str(error)) from error

@@ -8,7 +8,7 @@ import sqlite3
 import click
 
 from .. import completion, config
-from ..cli import index_options, refresh_option, say
+from ..cli import index_options, refresh_option, say, timezone_option
 from ..errors import CmError, MissingLibrary
 from ..store import explain
 from .common import open_index
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     shell_complete=completion.hosts,
     help="Only that machine of a merged index: its name, its user, user@host, or a part of it.",
 )
-@click.option("-z", "--timezone", metavar="ZONE", help="Days of that zone, such as Europe/Berlin.")
+@timezone_option
 @click.option("--no-text", is_flag=True, help="Leave out the titles of sessions: they are prompts, or made from them.")
 @click.option("--no-paths", is_flag=True, help="Name projects by the last part of their paths.")
 @refresh_option

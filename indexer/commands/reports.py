@@ -11,7 +11,7 @@ import click
 from .. import blocks as windows
 from .. import completion, config, filters, settings, zones
 from .. import reports as library
-from ..cli import index_options, json_option, refresh_option, say
+from ..cli import index_options, json_option, refresh_option, say, timezone_option
 from ..errors import BadInput
 from ..output import dumps, printable, render
 from ..projects import find as find_projects
@@ -38,11 +38,9 @@ _SPLITS = {"project": ("project",), "host": ("host", "user"), "user": ("user",)}
 def _run(name: str, options: Options) -> None:
     if options["as_json"] and options["as_csv"]:
         raise click.UsageError("--json and --csv are two forms; give one of them")
-    zone = config.timezone(options["timezone"])
     connection = open_index(options["db"], options["roots"], options["no_refresh"], name)
     try:
-        if options["timezone"] or not zones.is_current(connection):
-            zones.use(connection, zone)
+        zones.apply(connection, options["timezone"])
         with snapshot(connection):
             _print(connection, name, options)
     except sqlite3.Error as error:
@@ -244,7 +242,7 @@ def _shared(name: str, own: Sequence[Option]) -> list[Option]:
             "--limit", type=click.IntRange(0), metavar="N",
             help=f"Only so many rows, the {'newest' if is_timeline else 'largest'}; 0: all, also on a terminal.",
         ),
-        click.option("-z", "--timezone", metavar="ZONE", help="Whose local time: Europe/Berlin; else the system's."),
+        timezone_option,
         click.option(
             "--cost", type=click.Choice(["computed", "recorded"]), default="computed", show_default=True,
             help="recorded: what very old transcripts say it cost, where they do.",

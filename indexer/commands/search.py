@@ -11,7 +11,7 @@ import click
 
 from .. import archive, completion, config, filters, fulltext, passages, redaction, settings, store, zones
 from .. import search as library
-from ..cli import index_options, json_option, refresh_option, say
+from ..cli import index_options, json_option, refresh_option, say, timezone_option
 from ..output import dumps, printable
 from ..projects import find as find_projects
 from ..sources import Source
@@ -54,6 +54,7 @@ _WIDTH = 100
     help="Search that too, now and from now on; also `search` in the config file.",
 )
 @click.option("--rebuild", is_flag=True, help="Make the full-text index anew, without what is not included any more.")
+@timezone_option
 @json_option
 @refresh_option
 @index_options
@@ -62,6 +63,7 @@ def search(
     db: str | None,
     no_refresh: bool,
     as_json: bool,
+    timezone: str | None,
     rebuild: bool,
     include: tuple[str, ...],
     limit: int,
@@ -96,6 +98,7 @@ def search(
             connection.close()
             _build(path, wanted)
             connection = store.open_reader(path)
+        zones.apply(connection, timezone)
         query = asked(connection, words, projects, sessions, since, until, role, tool)
         with store.snapshot(connection):
             found = library.find(connection, query, limit)
@@ -157,8 +160,6 @@ def asked(
 
 def _span(connection: sqlite3.Connection, since: str | None, until: str | None) -> tuple[int | None, int | None]:
     """Milliseconds UTC of a range of local days."""
-    if not zones.is_current(connection):
-        zones.use(connection, config.timezone())
     now = int(time.time() * 1000)
     today = _EPOCH + timedelta((now + zones.offset_at(connection, now)) // _DAY_MS)
     week = settings.DAYS.index(config.start_of_week())

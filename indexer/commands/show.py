@@ -8,7 +8,7 @@ import sys
 import click
 
 from .. import archive, completion, config, conversation, document, projects, sessions, zones
-from ..cli import index_options, json_option, refresh_option, say
+from ..cli import index_options, json_option, refresh_option, say, timezone_option
 from ..errors import BadInput
 from ..output import console, counted, dumps, printable
 from ..tables import duration
@@ -43,6 +43,7 @@ _FOLDED = 3
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown.")
 @click.option("--html", "form", flag_value="html", help="Print a page that needs nothing else.")
 @click.option("--raw", "form", flag_value="raw", help="Print the very records of the transcript.")
+@timezone_option
 @json_option
 @refresh_option
 @index_options
@@ -51,6 +52,7 @@ def show(
     db: str | None,
     no_refresh: bool,
     as_json: bool,
+    timezone: str | None,
     form: str | None,
     full: bool,
     thinking: bool,
@@ -79,6 +81,7 @@ def show(
             _raw(connection, found, None if archived is None else archived.read)
             return
         told = conversation.read(connection, found, None if archived is None else archived.read)
+        zones.apply(connection, timezone)
         when = zones.clock(connection)
     finally:
         connection.close()

@@ -162,11 +162,9 @@ def numbers(connection: sqlite3.Connection, wanted: Wanted) -> dict[str, Any]:
 
     Raises BadInput: there is no such day, project or zone.
     """
-    zone = config.timezone(wanted.timezone)
-    if wanted.timezone or not zones.is_current(connection):
-        zones.use(connection, zone)
+    zones.apply(connection, wanted.timezone)
     with snapshot(connection):
-        return _numbers(connection, wanted, zones.name(zone))
+        return _numbers(connection, wanted, zones.name(config.timezone(wanted.timezone)))
 
 
 def _numbers(connection: sqlite3.Connection, wanted: Wanted, zone: str) -> dict[str, Any]:

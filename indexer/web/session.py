@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from .. import archive, config, conversation, sessions, settings, zones
+from .. import archive, conversation, sessions, settings, zones
 from ..output import dumps, printable
 from ..store import fetch_dicts, snapshot
 
@@ -79,8 +79,7 @@ def read(connection: sqlite3.Connection, wanted: str, page: int = 1) -> Row:
     """
     target = sessions.find(connection, wanted)
     places = range((page - 1) * TURNS_PER_PAGE, page * TURNS_PER_PAGE)
-    if not zones.is_current(connection):
-        zones.use(connection, config.timezone())
+    zones.apply(connection)
     with snapshot(connection), _archived(connection) as kept:
         found = conversation.read(connection, target, kept, places)
         offset = zones.offset_at(connection, _milliseconds(found["first_at"])) if found["first_at"] else 0
