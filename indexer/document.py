@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
+from .markdown import to_html
 from .output import counted, dumps, printable
 
 TYPE_CHECKING = False
@@ -195,6 +196,10 @@ summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 pre {{ overflow-x: auto; background: #8881; padding: .6rem; border-radius: .3rem; font-size: .85rem; }}
 table {{ border-collapse: collapse; }}
 td, th {{ border: 1px solid #8886; padding: .2rem .5rem; }}
+.wide {{ overflow-x: auto; }}
+.heading {{ font-weight: 600; }}
+.right {{ text-align: right; }}
+.center {{ text-align: center; }}
 .gone {{ opacity: .7; }}
 </style>
 </head>
@@ -209,53 +214,44 @@ td, th {{ border: 1px solid #8886; padding: .2rem .5rem; }}
 
 def html(found: Row, when: Callable[[str], str], thinking: bool = False) -> str:
     """A conversation as one page: nothing in it is fetched, and nothing of a transcript is taken for markup."""
-    render = _renderer()
     parts = []
     for turn in found["turns"]:
         used = spent(turn)
         parts.append(f"<h2>{turn['number']}. {_shown(when(turn['at']))}{f' · {used}' if used else ''}</h2>")
         if turn["prompt"]:
             parts.append(f'<div class="prompt">{_shown(_text(turn["prompt"]))}</div>')
-        parts += [part for step in turn["steps"] for part in _html(step, thinking, render)]
+        parts += [part for step in turn["steps"] for part in _html(step, thinking)]
     parts += [f'<p class="gone">{_shown(line)}</p>' for line in told_missing(found)]
     rows = "".join(f"<dt>{name}</dt><dd>{_shown(text)}</dd>" for name, text in facts(found, when))
     return _PAGE.format(title=_shown(_line(found["title"] or "Untitled session")), facts=rows, body="\n".join(parts))
 
 
-def _renderer() -> Callable[[str], str]:
-    from markdown_it import MarkdownIt
-
-    # Without its HTML, and without images: they would be fetched.
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return lambda text: str(parser.render(printable(text, one_line=False)))
-
-
-def _html(step: Row, thinking: bool, render: Callable[[str], str]) -> Iterator[str]:
+def _html(step: Row, thinking: bool) -> Iterator[str]:
     kind = step["kind"]
     if kind == "answer":
-        yield render(_text(step))
+        yield to_html(_text(step))
     elif kind == "thinking":
         if thinking and step["text"] != "":
-            yield f"<details><summary>Thinking</summary>{render(_text(step))}</details>"
+            yield f"<details><summary>Thinking</summary>{to_html(_text(step))}</details>"
     elif kind == "prompt":
         yield f'<div class="prompt">{_shown(_text(step))}</div>'
     elif kind == "note":
-        yield f"<details><summary>{about(step)}</summary>{render(_text(step))}</details>"
+        yield f"<details><summary>{about(step)}</summary>{to_html(_text(step))}</details>"
     elif kind == "agent":
-        yield from _html_agent(step, thinking, render)
+        yield from _html_agent(step, thinking)
     else:
         failed = ' class="failed"' if step["is_error"] else ""
         yield f"<details{failed}><summary>{_shown(_called(step))}</summary>"
         yield f"<pre>{_shown(given(step))}</pre><pre>{_shown(returned(step))}</pre>"
         for agent in step["agents"]:
-            yield from _html_agent(agent, thinking, render)
+            yield from _html_agent(agent, thinking)
         yield "</details>"
 
 
-def _html_agent(agent: Row, thinking: bool, render: Callable[[str], str]) -> Iterator[str]:
+def _html_agent(agent: Row, thinking: bool) -> Iterator[str]:
     yield f"<details><summary>{_shown(named(agent))}</summary>"
     for step in agent["steps"]:
-        yield from _html(step, thinking, render)
+        yield from _html(step, thinking)
     yield "</details>"
 
 

@@ -32,8 +32,8 @@ _MODULES = {
     " record usage times passages batch digest",
     "The index": "store schema rows writer staging summary private",
     "What is derived": "accounting relations session_facts rollups zones prices own_prices pricing hosts fulltext",
-    "What is answered": "reports filters projects metrics blocks tables output sessions conversation document sources"
-    " search queries dictionary statusline status",
+    "What is answered": "reports filters projects metrics blocks tables output sessions conversation document markdown"
+    " sources search queries dictionary statusline status",
     "Whether it is right": "naive verify check explain comparison ccusage",
     "Following": "watch events sweep follow schedule log",
     "Keeping and forgetting": "archive chunks keeping backup restore cleanup privacy redaction erasure",

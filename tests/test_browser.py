@@ -364,6 +364,26 @@ def test_a_session_is_found_from_the_page_and_told_in_order(visit: Visit, served
     expect(page.locator("#timeline tbody tr")).to_have_count(9)
 
 
+@pytest.mark.parametrize("width", [380, 1600])
+def test_what_claude_wrote_is_laid_out(visit: Visit, served: Server, home: Home, db, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    table = [f"|{'a_rather_long_column|' * 12}", f"|{'--:|' * 12}", f"|{'1|' * 12}"]
+    answer = ["## Plan", "", "- one", "- two", "", "```py", "x" * 300, "```", "", *table, "", "[docs](https://x.org)"]
+    asked = user("## As *typed*", timestamp=at(minutes=2))
+    write(home.transcript(), [asked, assistant(text("\n".join(answer)), timestamp=at(minutes=1))])
+    refresh(db=str(db))
+    page = visit(f"{served.url}/-/cm/session/5e551000-0000-4000-8000-000000000001", width)
+    assert "## As *typed*" in page.locator(".prompt").inner_text()
+    said = page.locator(".answer")
+    assert "##" not in said.inner_text()
+    assert said.locator("li").all_inner_texts() == ["one", "two"]
+    assert said.get_by_role("link", name="docs").get_attribute("rel") == "noreferrer noopener"
+    assert said.locator("td").first.evaluate("cell => getComputedStyle(cell).textAlign") == "right"
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    found = axe.Axe().run(page, context={"exclude": [[".plot .tip"]]})
+    assert found.violations_count == 0, found.generate_report()
+
+
 def test_a_transcript_full_of_markup_does_nothing(visit: Visit, served: Server, home: Home, db):
     call = tool_use(NASTY, command=NASTY)
     records = [

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from .. import archive, conversation, sessions, settings, zones
+from ..markdown import to_html
 from ..output import dumps, printable
 from ..store import fetch_dicts, snapshot
 
@@ -24,6 +25,8 @@ TURNS_PER_PAGE = 25
 # A text beyond this is cut, and says so: a tool may have given back megabytes.
 _LONGEST = 20_000
 _MOST_EVENTS = 5000
+# What Claude wrote. A prompt is shown as it was typed.
+_MARKDOWN = ("answer", "thinking", "note")
 
 _EVENTS = f"""
 SELECT e.*, a.type AS agent_type
@@ -72,8 +75,9 @@ WHERE s.id = ?
 def read(connection: sqlite3.Connection, wanted: str, page: int = 1) -> Row:
     """A session by its id, or a message's turn by the message's: what `conversation.read` gives, ready to be shown.
 
-    Texts have their control characters escaped, times are local, and inputs of tools are texts. Besides: `label`,
-    `models`, `calls`, `errors`, `prompts`, `page`, `pages`, `is_part`, and `events`, with local milliseconds.
+    Texts have their control characters escaped, and those that Claude wrote are also there as `html`; times are local,
+    and inputs of tools are texts. Besides: `label`, `models`, `calls`, `errors`, `prompts`, `page`, `pages`, `is_part`,
+    and `events`, with local milliseconds.
 
     Raises BadInput: there is no such session.
     """
@@ -135,6 +139,8 @@ def _show(found: Row, offset: int) -> None:
             found[name] = printable(found[name])
     if found.get("text"):
         found["text"] = _cut(found["text"].strip("\n"))
+        if found.get("kind") in _MARKDOWN:
+            found["html"] = to_html(found["text"])
     related = (*found.get("parents", ()), *found.get("children", ()))
     parts = [found.get("prompt"), *found.get("turns", ()), *found.get("steps", ()), *found.get("agents", ()), *related]
     for part in parts:
