@@ -49,17 +49,20 @@ _NAMED_SESSIONS = 200
 _MONTHS = 36
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, list[str]]:
+def typed(arguments: Sequence[str]) -> str:
+    """What somebody typed in a shell: an argument with spaces is a phrase, because the shell took its quotes."""
+    return " ".join(f'"{_unstarred(argument)}' if _is_phrase(argument) else argument for argument in arguments)
+
+
+def parse(text: str) -> tuple[str, list[str]]:
     """A query for FTS5 of what was typed, and its phrases.
 
-    All words must occur, in any order; OR between words separates alternatives. "…" is a phrase, and so is an
-    argument that came with spaces, because the shell took its quotes. A * ends the beginning of a word. What is no
-    letter or digit separates words: nothing that is typed is a syntax error.
+    All words must occur, in any order; OR between words separates alternatives. "…" is a phrase. A * ends the
+    beginning of a word. What is no letter or digit separates words: nothing that is typed is a syntax error.
 
     Raises:
         BadInput: there is no word in it.
     """
-    text = " ".join(f'"{_unstarred(argument)}' if _is_phrase(argument) else argument for argument in arguments)
     alternatives: list[list[str]] = [[]]
     for quoted, star, word in _TERM.findall(text):
         if word == "OR" and alternatives[-1]:
@@ -68,7 +71,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, list[str]]:
             alternatives[-1].append(found)
     alternatives = [words for words in alternatives if words]
     if not alternatives:
-        raise BadInput(f"{' '.join(arguments) or 'nothing'}: there is no word in it to look for")
+        raise BadInput(f"{text or 'nothing'}: there is no word in it to look for")
     match = " OR ".join(f"({' AND '.join(words)})" for words in alternatives)
     return match, [word for words in alternatives for word in words]
 

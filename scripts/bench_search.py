@@ -76,7 +76,7 @@ def measure(connection: sqlite3.Connection) -> None:
     }
     slowest = 0.0
     for text, (name, limits) in itertools.product(QUERIES, filters.items()):
-        match, phrases = search.parse(text.split() if '"' not in text else [text])
+        match, phrases = search.parse(text)
         times = []
         for _ in range(3):
             begun = time.perf_counter()

@@ -120,11 +120,15 @@ def test_what_was_said_is_found_once_there_is_a_full_text_index(a_history, ask: 
     assert "cm search" in refused(before)
     found = json.loads(run_cm("search", "deploy", "--json").stdout)
     assert found
-    again, none = ask(
-        ("search", {"words": "deploy", "role": "prompt"}), ("search", {"words": "deploy", "role": "answer"})
+    again, none, any_order, phrase = ask(
+        ("search", {"words": "deploy", "role": "prompt"}),
+        ("search", {"words": "deploy", "role": "answer"}),
+        ("search", {"words": "31mit deploy"}),
+        ("search", {"words": '"31mit deploy"'}),
     )
     assert told(again)["rows"] == found
-    assert told(none)["rows"] == []
+    assert [row["uuid"] for row in told(any_order)["rows"]] == [row["uuid"] for row in found]
+    assert told(none)["rows"] == told(phrase)["rows"] == []
 
 
 def test_sql_reads_and_nothing_else(a_history, ask: Ask, db: Path):

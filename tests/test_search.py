@@ -179,14 +179,14 @@ def test_queries_are_taken_as_they_are_typed(home: Home, words: list[str], count
 @pytest.mark.parametrize("words", [["->"], ['""'], ["*"], ["OR"[:0]]])
 def test_a_query_without_a_word_is_told(words: list[str]) -> None:
     with pytest.raises(BadInput, match="no word"):
-        search.parse(words)
+        search.parse(search.typed(words))
 
 
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
 @settings(max_examples=150)
 def test_nothing_that_is_typed_is_a_syntax_error(words: list[str]) -> None:
     try:
-        match, phrases = search.parse(words)
+        match, phrases = search.parse(search.typed(words))
     except BadInput:
         return
     connection = sqlite3.connect(":memory:")
@@ -303,7 +303,7 @@ def found_now(words: list[str], **limits: Any) -> list[dict[str, Any]]:
     build()
     connection = store.open_reader(config.database())
     try:
-        match, phrases = search.parse(words)
+        match, phrases = search.parse(search.typed(words))
         return search.find(connection, search.Query(match, phrases, **limits), 10_000)
     finally:
         connection.close()

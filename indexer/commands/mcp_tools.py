@@ -189,7 +189,7 @@ def _tools(index: Index) -> list[Callable[..., str]]:
         return index.answer(lambda connection: _rows(connection, sql, {}, limit), limit)
 
     def search(
-        words: Annotated[str, Field(description='Words that must all occur; "a phrase"; begin* of words; a OR b.')],
+        words: Annotated[str, Field(description='Words that must all occur; "a phrase"; begin*; this OR that.')],
         since: Day = None,
         until: Day = None,
         project: Annotated[str | None, Field(description="Its path, its name, or a part of one path.")] = None,
@@ -206,7 +206,7 @@ def _tools(index: Index) -> list[Callable[..., str]]:
                 raise CmError("there is no full-text index yet: run `cm search` with any word once")
             named = [text for text in (project,) if text], [text for text in (session,) if text]
             with store.snapshot(connection):
-                return library.find(connection, asked(connection, [words], *named, since, until, role, tool), limit)
+                return library.find(connection, asked(connection, words, *named, since, until, role, tool), limit)
 
         return index.answer(ask, limit)
 

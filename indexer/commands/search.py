@@ -88,7 +88,8 @@ def search(
       cm search "connection pool" timeo* --project shop --since 30d
       cm search docker build --role tool --tool Bash
     """  # fmt: skip
-    library.parse(words)  # what cannot be searched for is said before anything is made
+    text = library.typed(words)
+    library.parse(text)  # what cannot be searched for is said before anything is made
     path = config.database(db)
     connection = open_index(db, roots, no_refresh, "search")
     try:
@@ -99,7 +100,7 @@ def search(
             _build(path, wanted)
             connection = store.open_reader(path)
         zones.apply(connection, timezone)
-        query = asked(connection, words, projects, sessions, since, until, role, tool)
+        query = asked(connection, text, projects, sessions, since, until, role, tool)
         with store.snapshot(connection):
             found = library.find(connection, query, limit)
         when = zones.clock(connection)
@@ -144,7 +145,7 @@ def _build(path: str, kinds: frozenset[int]) -> None:
 
 def asked(
     connection: sqlite3.Connection,
-    words: Sequence[str],
+    text: str,
     projects: Sequence[str] = (),
     sessions: Sequence[str] = (),
     since: str | None = None,
@@ -153,7 +154,7 @@ def asked(
     tool: str | None = None,
 ) -> library.Query:
     """A query in terms of the index. Raises CmError for words, days or names that cannot be used."""
-    match, phrases = library.parse(words)
+    match, phrases = library.parse(text)
     start, end = _span(connection, since, until)
     return library.Query(match, phrases, start, end, _sessions(connection, projects, sessions), role, tool)
 
