@@ -113,6 +113,14 @@ def find(connection: sqlite3.Connection, query: Query, limit: int) -> list[Row]:
     ]
 
 
+def by_session(found: Sequence[Row]) -> list[list[Row]]:
+    """What `find` found, the session of the best first."""
+    sessions: dict[str, list[Row]] = {}
+    for row in found:
+        sessions.setdefault(row["session_id"], []).append(row)
+    return list(sessions.values())
+
+
 # bm25 is the less, the better. What was said counts twice as much as what was only passed to a tool.
 _SCORE = f"bm25(search, 1.0, 0.0) * (1 + (p.kind = {passages.MESSAGE}))"
 

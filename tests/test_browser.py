@@ -86,6 +86,13 @@ def at(**ago: float) -> str:
     return (datetime.now(UTC) - timedelta(**ago)).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
+def check_for_screen_readers(page: Page) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    # What is under the pointer is drawn anew by Plot each time, inside an image that has a name.
+    found = axe.Axe().run(page, context={"exclude": [[".plot .tip"]]})
+    assert found.violations_count == 0, found.generate_report()
+
+
 def figure(page: Page, name: str) -> str:
     """A number of the range's totals, as it stands there."""
     return page.locator("#totals dl div", has=page.get_by_text(name, exact=True)).locator("dd").inner_text()
@@ -287,13 +294,10 @@ def test_nothing_sticks_out_and_nothing_is_too_narrow(visit: Visit, web: Server,
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_screen_reader_finds_its_way(visit: Visit, web: Server, demo_index, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
     for path in ("/?since=all", f"/-/cm/session/{longest_session(demo_index)}"):
         page = visit(web.url + path, color_scheme=scheme)
         page.wait_for_selector("svg.plot")
-        # What is under the pointer is drawn anew by Plot each time, inside an image that has a name.
-        found = axe.Axe().run(page, context={"exclude": [[".plot .tip"]]})
-        assert found.violations_count == 0, found.generate_report()
+        check_for_screen_readers(page)
 
 
 def test_everything_can_be_done_with_the_keyboard(visit: Visit, web: Server):
@@ -366,7 +370,6 @@ def test_a_session_is_found_from_the_page_and_told_in_order(visit: Visit, served
 
 @pytest.mark.parametrize("width", [380, 1600])
 def test_what_claude_wrote_is_laid_out(visit: Visit, served: Server, home: Home, db, width):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
     table = [f"|{'a_rather_long_column|' * 12}", f"|{'--:|' * 12}", f"|{'1|' * 12}"]
     answer = ["## Plan", "", "- one", "- two", "", "```py", "x" * 300, "```", "", *table, "", "[docs](https://x.org)"]
     asked = user("## As *typed*", timestamp=at(minutes=2))
@@ -380,8 +383,7 @@ def test_what_claude_wrote_is_laid_out(visit: Visit, served: Server, home: Home,
     assert said.get_by_role("link", name="docs").get_attribute("rel") == "noreferrer noopener"
     assert said.locator("td").first.evaluate("cell => getComputedStyle(cell).textAlign") == "right"
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    found = axe.Axe().run(page, context={"exclude": [[".plot .tip"]]})
-    assert found.violations_count == 0, found.generate_report()
+    check_for_screen_readers(page)
 
 
 def test_a_transcript_full_of_markup_does_nothing(visit: Visit, served: Server, home: Home, db):
@@ -406,6 +408,39 @@ def test_a_transcript_full_of_markup_does_nothing(visit: Visit, served: Server, 
         assert page.title() not in ("1", "2")
         assert NASTY in page.locator("main").inner_text() or "bold</b>" in page.locator("main").inner_text()
     assert "\\x1b[31mred\\u202e" in page.locator("main").inner_text()
+
+
+def test_what_was_said_is_found_and_leads_to_where_it_was_said(visit: Visit, served: Server, home: Home, db, run_cm):
+    call = tool_use("Bash", command="kubectl rollout restart")
+    records = [
+        title(NASTY),
+        user(f"Why does the rollout fail? {NASTY}"),
+        assistant(text("It lacks a secret.")),
+        assistant(call),
+    ]
+    write(home.transcript(), [*records, tool_result(call["id"], "done")])
+    refresh(db=str(db))
+    page = visit(served.url)
+    field = page.get_by_role("searchbox", name="What was said")
+    field.fill("rollout")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("run `cm search` with any word once")
+    assert run_cm("search", "rollout", "--db", db).returncode == 0
+    page.reload()
+    expect(page.locator(".hits li")).to_have_count(2)
+    assert set(page.locator("mark").all_inner_texts()) == {"rollout"}
+    assert page.locator("main b, main img").count() == 0
+    check_for_screen_readers(page)
+    page.set_viewport_size({"width": 380, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == 380
+    said = page.locator(".hits li", has_text="kubectl")
+    said.get_by_role("link").click()
+    expect(page.locator(".tool:target summary")).to_be_visible()
+    assert "kubectl rollout restart" in page.locator(".tool:target").inner_text()
+    page.goto(f"{served.url}/-/cm/search?q=%2D%3E")
+    expect(page.get_by_role("alert")).to_contain_text("no word")
+    page.goto(f"{served.url}/-/cm/search?q=nowhere")
+    expect(page.get_by_role("status").last).to_have_text("Nothing was said that matches.")
 
 
 def test_a_session_that_is_not_there_is_a_page_that_says_so(visit: Visit, web: Server):

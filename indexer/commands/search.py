@@ -193,13 +193,9 @@ def _sessions(
 
 
 def _blocks(found: Sequence[Row], when: Callable[[str], str]) -> list[str]:
-    """What was found by session, the session of the best first."""
-    by_session: dict[str, list[Row]] = {}
-    for row in found:
-        by_session.setdefault(row["session_id"], []).append(row)
     return [
         "\n".join([*_head(rows[0]), *(line for row in rows for line in _hit(row, when))])
-        for rows in by_session.values()
+        for rows in library.by_session(found)
     ]
 
 

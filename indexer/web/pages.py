@@ -10,7 +10,7 @@ from datasette.utils.asgi import Response
 from .. import __version__
 from ..errors import BadInput
 from ..output import dumps
-from . import dashboard, endpoints, served, session
+from . import dashboard, endpoints, found, served, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +67,23 @@ async def session_page(datasette: Datasette, request: Request) -> Response:
     return Response.html(await datasette.render_template("cm/session.html", context, request), status=status)
 
 
+async def search_page(datasette: Datasette, request: Request) -> Response:
+    """What was said that has the words of the query; where there is none, only the field for it."""
+    text = (request.args.get("q") or "").strip()
+    context: dict[str, Any] = _frame(datasette) | {"text": text, "most": found.MOST}
+    if text:
+
+        def build(connection: sqlite3.Connection) -> bytes:
+            return dumps(found.read(connection, text)).encode()
+
+        try:
+            answer = await served.answers(datasette).get(("search", text), build)
+            context["found"] = orjson.loads(answer.body)
+        except BadInput as error:
+            context["problem"] = str(error)
+    return Response.html(await datasette.render_template("cm/search.html", context, request))
+
+
 def _frame(datasette: Datasette) -> dict[str, Any]:
     """What every page has around its content."""
     index = served.find(datasette)
@@ -76,6 +93,7 @@ def _frame(datasette: Datasette) -> dict[str, Any]:
             "page": datasette.urls.path("/"),
             "json": datasette.urls.path("/-/cm/page.json"),
             "session": datasette.urls.path("/-/cm/session"),
+            "search": datasette.urls.path("/-/cm/search"),
             # Datasette's first page names the largest tables, which are not those to begin with.
             "all_tables": datasette.urls.path("/-/cm/tables") if index is None else datasette.urls.database(index.name),
             "tables": datasette.urls.database(index.name) if index is not None else "",
@@ -86,5 +104,6 @@ def _frame(datasette: Datasette) -> dict[str, Any]:
 ROUTES: list[tuple[str, Any]] = [
     (r"^/$", page),
     (r"^/-/cm/page\.json$", page_json),
+    (r"^/-/cm/search$", search_page),
     (r"^/-/cm/session/(?P<session>[^/]+)$", session_page),
 ]
