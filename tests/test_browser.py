@@ -47,8 +47,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     """Opens a page, and at the end sees to it that it was quiet and kept to itself."""
+    if "served" in request.fixturenames:
+        request.getfixturevalue("served")  # so that pages end before it: what they still load would be an error
     errors: list[str] = []
     asked: list[str] = []
     contexts = []
@@ -485,12 +487,13 @@ def test_the_report_is_the_same_page_without_a_server(visit: Visit, web: Server,
     assert all(re.match(r"#|https://observablehq\.com", link) for link in links)
 
 
-def test_a_session_of_days_has_each_day_once_below_its_timeline(visit: Visit, served: Server, home: Home, db):
-    days = [at(minutes=minutes) for minutes in range(0, 4 * 24 * 60, 8 * 60)]
-    write(home.transcript(), [user("Go on.", timestamp=day) for day in days] + [assistant(timestamp=at(minutes=1))])
+@pytest.mark.parametrize("minutes", [4 * 24 * 60, 50 * 60, 5 * 60, 20, 3, 0.1])
+def test_no_two_places_below_a_timeline_are_called_the_same(visit: Visit, served: Server, home: Home, db, minutes):
+    times = [at(minutes=minutes * part / 12) for part in range(13)]
+    write(home.transcript(), [user("Go on.", timestamp=time) for time in times] + [assistant(timestamp=times[0])])
     refresh(db=str(db))
     page = visit(f"{served.url}/-/cm/session/5e551000-0000-4000-8000-000000000001")
     page.wait_for_selector("#timeline svg text")
-    named = page.locator("#timeline svg text", has_text=re.compile(r"^[A-Z][a-z]{2} \d+$")).all_text_contents()
+    named = page.locator("#timeline svg text", has_text=re.compile(r"\d")).all_text_contents()
     assert len(named) > 1
     assert len(set(named)) == len(named)

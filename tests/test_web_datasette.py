@@ -56,7 +56,7 @@ def test_every_table_view_and_column_is_described(demo_index: Path):
 
 def test_no_description_is_of_something_that_is_not_there(demo_index: Path):
     found = relations(demo_index)
-    assert set(metadata.TABLES) - {"_sqlite_migrations"} <= set(found)
+    assert {*metadata.TABLES, *metadata.HIDDEN} - {"_sqlite_migrations"} <= set(found)
     for name, settings in metadata.TABLES.items():
         columns = {settings[key] for key in ("sort", "sort_desc", "label_column") if key in settings}
         assert columns | set(settings.get("facets", ())) <= set(found.get(name, ())), name
@@ -76,8 +76,10 @@ def test_the_list_of_tables_is_one_click_from_our_page(web: Server):
     links = re.findall(r'href="([^"]+)"', web.get("/").text)
     assert "/cm" in links
     assert re.search(r"\d+ tables\b.*\d+ views", visible(web.get("/-/cm/tables").text))
-    assert {"sessions", "messages", "daily_usage"} <= set(re.findall(r"\w+", visible(web.get("/cm").text)))
-    assert "_sqlite_migrations" not in visible(web.get("/cm").text)
+    listed = set(re.findall(r'href="/cm/([a-z_]+)"', web.get("/cm").text))
+    assert {"sessions", "messages", "daily_usage", "tool_calls"} <= listed
+    assert not {"_sqlite_migrations", "usage_quarters", "zone_offsets"} & listed
+    assert web.get("/cm/usage_quarters").status == 200
 
 
 @pytest.mark.parametrize("name", ["responses", "tool_calls", "records"])

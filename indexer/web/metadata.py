@@ -27,7 +27,6 @@ ABOUT = (
 
 # Every order has an index behind it, or a table that stays small; so has every facet.
 TABLES: dict[str, Metadata] = {
-    "_sqlite_migrations": {"hidden": True},
     "agents": {"facets": ["type"]},
     "contexts": {"facets": ["version", "entrypoint"], "label_column": "cwd"},
     "files": {"facets": ["root"], "label_column": "path", "sort_desc": "mtime_ns"},
@@ -49,6 +48,11 @@ TABLES: dict[str, Metadata] = {
     "model_usage": {"sort_desc": "cost_usd"},
     "tool_usage": {"sort_desc": "calls"},
 }
+# What nobody begins with: sums and facts that views show in words, and what they are made with.
+HIDDEN = (
+    "_sqlite_migrations", "daily_prices", "forgotten", "meta", "rates", "record_types", "session_facts",
+    "session_relations", "usage_days", "usage_projects", "usage_quarters", "usage_tools", "zone_offsets",
+)  # fmt: skip
 # What the full-text index is over, once the first search has made it.
 SEARCHED, SEARCH = ("passages", "searchable"), {"fts_table": "search", "fts_pk": "id"}
 # What Datasette 1.0 reads from its configuration; the rest it keeps in a database of its own.
@@ -64,6 +68,8 @@ def of(path: str) -> Metadata:
     tables = {name: {"description": item.about, "columns": item.columns} for name, item in described.items()}
     for name, extra in TABLES.items():
         tables.setdefault(name, {}).update(extra)
+    for name in HIDDEN:
+        tables.setdefault(name, {})["hidden"] = True
     for name in SEARCHED if has_search else ():
         tables.setdefault(name, {}).update(SEARCH)
     return {"title": "cm", "description": ABOUT, "source": f"cm {__version__}", "tables": tables}

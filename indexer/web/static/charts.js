@@ -7,7 +7,7 @@ import * as format from "./format.js";
 const LEVELS = 5;
 const HEIGHT = 260;
 const MOST_LANES = 12;
-const DAY = 86_400_000;
+const SECOND = 1000, MINUTE = 60_000, DAY = 86_400_000;
 const WEEKS = [d3.utcMonday, d3.utcTuesday, d3.utcWednesday, d3.utcThursday, d3.utcFriday, d3.utcSaturday, d3.utcSunday];
 
 /** What is drawn: costs or tokens. */
@@ -253,17 +253,18 @@ export function timeline(events, { width, lanes }) {
   const rows = events.filter((event) => shown.includes(event.lane));
   const [first, last] = d3.extent(rows.flatMap((event) => [event.at, event.until ?? event.at]));
   const domain = first === last ? [first - 30_000, last + 30_000] : [first, last];
-  const days = Math.floor((domain[1] - domain[0]) / DAY);
-  const isLong = days >= 2;
-  // Never more ticks than days where ticks name days: two of them would say the same.
-  const ticks = Math.min(Math.floor(width / 110), isLong ? days : Infinity);
+  const span = domain[1] - domain[0];
+  const most = Math.floor(width / 110);
+  const [unit, named] = span >= 2 * DAY ? [DAY, "%b %-d"] : span >= most * MINUTE ? [MINUTE, "%H:%M"] : [SECOND, "%H:%M:%S"];
+  // Never more ticks than there are of what they name: two of them would say the same.
+  const ticks = Math.max(1, Math.min(most, Math.floor(span / unit)));
   const [prompts, others] = [rows.filter((row) => row.kind === "prompt"), rows.filter((row) => row.kind !== "prompt")];
   return plot({
     width,
     height: shown.length * 26 + 40,
     marginLeft: Math.min(150, width / 4),
     ariaLabel: "prompts, answers and tool calls by time, a lane for each subagent",
-    x: { type: "utc", domain, label: null, ticks, tickFormat: d3.utcFormat(isLong ? "%b %-d" : "%H:%M") },
+    x: { type: "utc", domain, label: null, ticks, tickFormat: d3.utcFormat(named) },
     y: {
       type: "band", domain: shown, label: null, tickSize: 0,
       tickFormat: (lane) => (lane.length > width / 40 ? `${lane.slice(0, width / 40)}…` : lane),
