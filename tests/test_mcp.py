@@ -120,12 +120,14 @@ def test_what_was_said_is_found_once_there_is_a_full_text_index(a_history, ask: 
     assert "cm search" in refused(before)
     found = json.loads(run_cm("search", "deploy", "--json").stdout)
     assert found
-    again, none, any_order, phrase = ask(
+    again, none, any_order, phrase, nowhere = ask(
         ("search", {"words": "deploy", "role": "prompt"}),
         ("search", {"words": "deploy", "role": "answer"}),
         ("search", {"words": "31mit deploy"}),
         ("search", {"words": '"31mit deploy"'}),
+        ("search", {"words": "deploy", "project": "nowhere"}),
     )
+    assert "no session matches nowhere" in refused(nowhere)
     assert told(again)["rows"] == found
     assert [row["uuid"] for row in told(any_order)["rows"]] == [row["uuid"] for row in found]
     assert told(none)["rows"] == told(phrase)["rows"] == []
@@ -145,13 +147,17 @@ def test_sql_reads_and_nothing_else(a_history, ask: Ask, db: Path):
         ("report", {"name": "yearly"}),
         ("report", {"name": "daily", "since": "someday"}),
         ("explain", {"target": "nothing"}),
+        ("report", {"name": "daily", "project": "nowhere"}),
+        ("report", {"name": "daily", "model": "gpt"}),
+        ("describe", {"name": "nothing"}),
     )
     assert {"messages", "usage"} <= {row["name"] for row in told(objects)["rows"]}
     assert "cost_usd" in told(view)["rows"][0]["columns"]
     assert told(rows)["rows"] == [{"n": 3}]
     assert all(refused(result) for result in refusals)
     assert "only reading" in refused(refusals[0])
-    assert "someday: there is no such day" in refused(refusals[-2])
+    assert "someday: there is no such day" in refused(refusals[-5])
+    assert "no project matches nowhere" in refused(refusals[-3])
 
 
 def test_an_answer_is_cut_where_it_is_long_and_says_so(a_history, ask: Ask):

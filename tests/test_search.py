@@ -210,6 +210,12 @@ def test_filters(home: Home, find: Any) -> None:
     assert len(find("zebra", "--limit", "2")) == 2
 
 
+def test_a_filter_that_matches_nothing_is_told(home: Home, run_cm: RunCm) -> None:
+    write(home.transcript(), [user("a zebra")])
+    for option, what in (("--project", "project"), ("--session", "session")):
+        assert f"no {what} matches nowhere" in run_cm("search", "zebra", option, "nowhere").stderr
+
+
 def test_the_best_comes_first_and_of_equals_the_newest(home: Home, find: Any) -> None:
     long = "zebra " + "and something else entirely " * 40
     write(home.transcript(), [user(long), user("a zebra"), user("the zebra")])

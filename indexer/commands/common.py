@@ -95,3 +95,21 @@ def tokens_of(item: dict[str, Any]) -> str:
         f"{item['output_tokens']:,} output, {item['cache_creation_tokens']:,} cache write, "
         f"{item['cache_read_tokens']:,} cache read tokens"
     )
+
+
+def ids_of(
+    connection: sqlite3.Connection,
+    find: Callable[[sqlite3.Connection, str], list[int]],
+    what: str,
+    wanted: Sequence[str],
+) -> list[int] | None:
+    """Ids of all that is wanted, None if nothing is; what there is none of is no error, there may be some tomorrow."""
+    if not wanted:
+        return None
+    found: list[int] = []
+    for text in wanted:
+        ids = find(connection, text)
+        if not ids:
+            say(f"no {what} matches {text}")
+        found += ids
+    return found

@@ -137,6 +137,9 @@ def _tools(index: Index) -> list[Callable[..., str]]:
         def ask(connection: sqlite3.Connection) -> list[Row]:
             found = reports.REPORTS[name]
             query = query_of(connection, found, options | _OF_BLOCKS)
+            _check(query.projects, f"no project matches {project}")
+            _check(query.models, f"no model matches {model}")
+            _check(query.hosts, f"no host matches {host}")
             with store.snapshot(connection):
                 shown = reports.limited(found, reports.rows(connection, found, query)[1], limit)
                 if by_model:
@@ -175,7 +178,9 @@ def _tools(index: Index) -> list[Callable[..., str]]:
             found = store.fetch_dicts(connection, _OBJECTS)
             if name is None:
                 return [{"name": row["name"], "type": row["type"]} for row in found]
-            return [row | {"columns": _columns(connection, name)} for row in found if row["name"] == name]
+            named = [row for row in found if row["name"] == name]
+            _check(named, f"there is no table or view {name}")
+            return [row | {"columns": _columns(connection, name)} for row in named]
 
         return index.answer(ask)
 
@@ -205,12 +210,20 @@ def _tools(index: Index) -> list[Callable[..., str]]:
             if fulltext.kept(connection) is None:
                 raise CmError("there is no full-text index yet: run `cm search` with any word once")
             named = [text for text in (project,) if text], [text for text in (session,) if text]
+            query = asked(connection, words, *named, since, until, role, tool)
+            _check(query.sessions, f"no session matches {' in '.join(text for text in (session, project) if text)}")
             with store.snapshot(connection):
-                return library.find(connection, asked(connection, words, *named, since, until, role, tool), limit)
+                return library.find(connection, query, limit)
 
         return index.answer(ask, limit)
 
     return [report, stats, search, explain, describe, query]
+
+
+def _check(found: Sequence[Any] | None, complaint: str) -> None:
+    """Raises CmError where something was named and nothing is it: without rows a model would take it to be unused."""
+    if found is not None and not found:
+        raise CmError(complaint)
 
 
 def _of_dearest(stats: Row, count: int) -> Row:

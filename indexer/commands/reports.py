@@ -11,12 +11,12 @@ import click
 from .. import blocks as windows
 from .. import completion, config, filters, settings, zones
 from .. import reports as library
-from ..cli import index_options, json_option, refresh_option, say, timezone_option
+from ..cli import index_options, json_option, refresh_option, timezone_option
 from ..errors import BadInput
 from ..output import dumps, printable, render
 from ..projects import find as find_projects
 from ..store import explain, snapshot
-from .common import open_index
+from .common import ids_of, open_index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ def query_of(connection: sqlite3.Connection, report: Report, options: Options) -
         since=since,
         until=until,
         ending_after=_ending_after(options),
-        projects=_ids(connection, find_projects, "project", options["projects"]),
-        models=_ids(connection, filters.models, "model", options["models"]),
-        sessions=_ids(connection, filters.sessions, "session", options.get("sessions", ())),
-        hosts=_ids(connection, filters.hosts, "host", options["hosts"]),
+        projects=ids_of(connection, find_projects, "project", options["projects"]),
+        models=ids_of(connection, filters.models, "model", options["models"]),
+        sessions=ids_of(connection, filters.sessions, "session", options.get("sessions", ())),
+        hosts=ids_of(connection, filters.hosts, "host", options["hosts"]),
         splits=_splits(report, options),
         is_recorded=options["cost"] == "recorded",
         start_of_week=start_of_week,
@@ -143,24 +143,6 @@ def _milliseconds(day: date) -> int:
 
 def _after(day: date | None) -> int | None:
     return None if day is None else _milliseconds(day) + library.DAY
-
-
-def _ids(
-    connection: sqlite3.Connection,
-    find: Callable[[sqlite3.Connection, str], list[int]],
-    what: str,
-    wanted: Sequence[str],
-) -> list[int] | None:
-    """Ids of all that is wanted, None if nothing is; what there is none of is no error, there may be some tomorrow."""
-    if not wanted:
-        return None
-    found: list[int] = []
-    for text in wanted:
-        ids = find(connection, text)
-        if not ids:
-            say(f"no {what} matches {text}")
-        found += ids
-    return found
 
 
 # Blocks

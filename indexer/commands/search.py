@@ -15,7 +15,7 @@ from ..cli import index_options, json_option, refresh_option, say, timezone_opti
 from ..output import dumps, printable
 from ..projects import find as find_projects
 from ..sources import Source
-from .common import open_index
+from .common import ids_of, open_index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,15 +178,13 @@ def _sessions(
     connection: sqlite3.Connection, projects: Sequence[str], sessions: Sequence[str]
 ) -> tuple[int, ...] | None:
     """Sessions of all projects and of all beginnings of ids that are named; None if nothing is."""
-    found: set[int] | None = None
-    if projects:
-        ids = [id for text in projects for id in find_projects(connection, text)]
-        sql = f"SELECT id FROM sessions WHERE project_id IN ({', '.join(map(str, ids))})"
-        found = {row[0] for row in connection.execute(sql)}
-    if sessions:
-        named = {id for text in sessions for id in filters.sessions(connection, text)}
-        found = named if found is None else found & named
-    return None if found is None else tuple(sorted(found))
+    of_projects = ids_of(connection, find_projects, "project", projects)
+    named = ids_of(connection, filters.sessions, "session", sessions)
+    if of_projects is None:
+        return None if named is None else tuple(sorted({*named}))
+    sql = f"SELECT id FROM sessions WHERE project_id IN ({', '.join(map(str, of_projects))})"
+    found = {row[0] for row in connection.execute(sql)}
+    return tuple(sorted(found if named is None else found.intersection(named)))
 
 
 # What is shown

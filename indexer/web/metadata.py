@@ -65,7 +65,9 @@ def of(path: str) -> Metadata:
     with closing(store.open_reader(path)) as connection:
         described = dictionary.read(connection)
         has_search = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'search'").fetchone() is not None
-    tables = {name: {"description": item.about, "columns": item.columns} for name, item in described.items()}
+    tables: dict[str, Metadata] = {
+        name: {"description": item.about, "columns": item.columns} for name, item in described.items()
+    }
     for name, extra in TABLES.items():
         tables.setdefault(name, {}).update(extra)
     for name in HIDDEN:
