@@ -1,8 +1,9 @@
-"""Tables of the reports for people's eyes: what fits into a width, and how each value is written there."""
+"""Tables for people's eyes: what fits into a width, and how each value is written there."""
 
 from __future__ import annotations
 
 import re
+import shutil
 
 from .output import console, printable
 
@@ -46,6 +47,7 @@ PLAIN, FAINT, PART, TOTAL = "plain", "faint", "part", "total"
 TEXT, ID, MODEL, MODELS, PROJECT, TOOL = "text", "id", "model", "models", "project", "tool"
 WHEN, HOUR, BAR = "when", "hour", "bar"
 TOKENS, COUNT, USD, SHARE, PERCENT, MS, BYTES = "tokens", "count", "usd", "share", "percent", "ms", "bytes"
+NUMBER = "number"
 _LEFT = (TEXT, ID, MODEL, MODELS, PROJECT, TOOL, WHEN, HOUR, BAR)
 
 _TOKENS = (
@@ -123,6 +125,18 @@ COLUMNS = {
         Column("cost_usd_per_hour", "per hour", USD, 2),
         *_COST,
     ),
+    "prices": (
+        Column("model", "Model", MODEL, least=16),
+        Column("period", "When", TEXT, 1),
+        Column("input", "Input", NUMBER),
+        Column("output", "Output", NUMBER),
+        Column("cache_write_5m", "5m", NUMBER, 3),
+        Column("cache_write_1h", "1h", NUMBER, 3),
+        Column("cache_read", "Read", NUMBER, 2),
+        Column("factors", "Factors", TEXT, 5),
+        Column("uses", "Uses", COUNT, 4),
+        Column("source", "Source", COUNT, 6),
+    ),
 }  # fmt: skip
 # What is rare: nothing is shown for none of it, and no column where there is none at all.
 _RARE = {
@@ -140,6 +154,8 @@ _RARE = {
     "web_search_cost_usd",
 }
 
+# Where nobody sees how wide it is.
+_WIDTH = 100
 _GAP, _BAR_WIDTH, _LEAST_BAR = 2, 16, 6
 # Tried until it fits: columns up to a rank, numbers shortened.
 _FITS = ((6, False), (5, False), (4, False), (3, False), (2, False), (3, True), (2, True), (1, True), (0, True))
@@ -149,8 +165,13 @@ _STYLES = {USD: "green", BAR: "cyan", MODELS: "dim"}
 _LINE_STYLES = {PLAIN: "", FAINT: "dim", PART: "dim", TOTAL: "bold"}
 
 
+def terminal_size() -> tuple[int, int]:
+    """Columns and lines of the terminal."""
+    return shutil.get_terminal_size((_WIDTH, 24))
+
+
 def draw(name: str, lines: Sequence[Line], names: Names, width: int, splits: Sequence[str] = ()) -> str:
-    """A report's table with colours, at most so wide: one line for each of those given, the TOTAL last."""
+    """A table with colours, at most so wide: one line for each of those given; a TOTAL is the last."""
     for rank, is_short in _FITS:
         columns = [column for column in _columns(name, lines, splits) if column.rank <= rank]
         titles = [column.short or column.title if is_short else column.title for column in columns]
@@ -221,8 +242,9 @@ def _render(
     from rich.table import Table
     from rich.text import Text
 
+    has_total = lines[-1][0] == TOTAL
     table = Table(
-        box=SIMPLE, show_edge=False, show_footer=True, pad_edge=False, padding=(0, _GAP - 1, 0, 0),
+        box=SIMPLE, show_edge=False, show_footer=has_total, pad_edge=False, padding=(0, _GAP - 1, 0, 0),
         header_style="bold", border_style="dim",
     )  # fmt: skip
     for column, title, width, total in zip(columns, titles, widths, cells[-1], strict=True):
@@ -230,7 +252,7 @@ def _render(
         table.add_column(
             title, Text(total, _LINE_STYLES[TOTAL]), justify=justify, width=width, no_wrap=True, overflow="ellipsis"
         )
-    for (kind, _), line in zip(lines[:-1], cells, strict=False):
+    for (kind, _), line in zip(lines[:-1] if has_total else lines, cells, strict=False):
         styles = [_STYLES.get(column.kind, "") if kind == PLAIN else _LINE_STYLES[kind] for column in columns]
         table.add_row(*(Text(text, style) for text, style in zip(line, styles, strict=True)))
     drawing = console(sum(widths) + _GAP * len(widths))
@@ -269,6 +291,8 @@ def _written(kind: str, value: Any, names: Names, is_short: bool) -> str:
         return ""
     if kind == TOKENS:
         return tokens(value) if is_short else f"{value:,}"
+    if kind == NUMBER:
+        return f"{value:.6g}"
     if kind in (COUNT, SHARE, PERCENT):
         return f"{value:,}" if kind == COUNT else f"{value * (100 if kind == SHARE else 1):.1f}%"
     if kind == MS:

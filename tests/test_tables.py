@@ -98,6 +98,15 @@ def test_each_row_is_one_line_that_fits(months: None, run_cm: RunCm, name: str, 
     assert max(cell_len(line) for line in [*body(lines), *lines[:4]]) <= columns
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+def test_prices_fit(months: None, run_cm: RunCm, columns: int) -> None:
+    lines = table(run_cm, "prices", columns=columns)
+    drawn = lines[: lines.index("")]
+    assert max(map(cell_len, drawn)) <= columns
+    opus = next(line for line in drawn if line.startswith("claude-opus-4-5")).split()
+    assert opus[1:3] == ["5", "25"]
+
+
 def test_the_parts_of_a_row_stand_below_it_the_dearest_first(months: None, run_cm: RunCm) -> None:
     lines = body(table(run_cm, "daily", "-b", "--limit", "1"))
     assert [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]] == ["└ sonnet-4-5", "└ opus-4-5", "└ haiku-4-5"]

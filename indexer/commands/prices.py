@@ -8,11 +8,11 @@ from decimal import Decimal, InvalidOperation
 
 import click
 
-from .. import config, own_prices, pricing, store
+from .. import config, own_prices, pricing, store, tables
 from .. import prices as library
 from ..cli import json_option, say
 from ..errors import BadInput
-from ..output import dumps, printable, render
+from ..output import dumps, printable
 from .common import tokens_of
 
 TYPE_CHECKING = False
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS = ["model", "when", "input", "output", "5m", "1h", "read", "factors", "uses", "source"]
-_NOTE = """USD per million tokens; 5m and 1h: written to the cache for so long; read: from it. A price ends before the
-day it says, at midnight UTC. Factors multiply: fast mode, US inference, batch (0.5 unless it says otherwise);
-web_search is USD per 1,000 (10 unless it says otherwise)."""
+_NOTE = (
+    "USD per million tokens; 5m and 1h: written to the cache for so long; read: from it. A price ends before the day it"
+    " says, at midnight UTC. Factors multiply: fast mode, US inference, batch (0.5 unless it says otherwise);"
+    " web_search is USD per 1,000 (10 unless it says otherwise)."
+)
 _LONG = tuple(f"long_{kind}" for kind in library.KINDS)
 # As the table shows them.
 _SHOWN = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
@@ -192,7 +193,9 @@ def _text(listed: Sequence[library.Price], uses: dict[int, int], unpriced: list[
     parts = []
     if listed:
         rows = [row for price in listed for row in _rows(price, uses.get(price.id, 0), sources[price.source])]
-        parts = [render(_COLUMNS, rows, "table"), _NOTE]
+        lines = [(tables.PLAIN, row) for row in rows]
+        width, _ = tables.terminal_size()
+        parts = [tables.draw("prices", lines, tables.Names({}, {}, str), width), click.wrap_text(_NOTE, width)]
         parts.append("\n".join(f"source {n}: {printable(source)}" for source, n in sources.items()))
     parts += [
         printable(f"unpriced: {tokens_of(item)}; give it a price with `cm prices set {item['model']}`")
@@ -201,18 +204,19 @@ def _text(listed: Sequence[library.Price], uses: dict[int, int], unpriced: list[
     return "\n\n".join(parts)
 
 
-def _rows(price: library.Price, uses: int, source: int) -> list[list[Any]]:
+def _rows(price: library.Price, uses: int, source: int) -> list[dict[str, Any]]:
     """One row, and another for long contexts where they cost more."""
     factors = ", ".join(
         f"{factor} {float(getattr(price, factor)):g}"
         for factor, usual in library.FACTORS.items()
         if getattr(price, factor) != Decimal(usual)
     )
-    amounts = [float(getattr(price, kind)) for kind in _SHOWN]
-    rows: list[list[Any]] = [[price.model, _period(price), *amounts, factors, uses, source]]
+    amounts = {kind: float(getattr(price, kind)) for kind in _SHOWN}
+    row = {"model": price.model, "period": _period(price), **amounts}
+    rows = [{**row, "factors": factors, "uses": uses, "source": source}]
     if price.threshold is not None:
-        above = [float(getattr(price, f"long_{kind}")) for kind in _SHOWN]
-        rows.append([f"… above {price.threshold:,}", "", *above, "", None, None])
+        above = {kind: float(getattr(price, f"long_{kind}")) for kind in _SHOWN}
+        rows.append({"model": f"… above {price.threshold:,}", **above})
     return rows
 
 

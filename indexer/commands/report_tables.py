@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from datetime import datetime, timedelta
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
     Options = dict[str, Any]
 
-# Where nobody sees how wide it is.
-_WIDTH = 100
 # A terminal's lines around rows: title, header, total with their rules, empty lines, the next prompt.
 _FRAME = 9
 _LEAST_ROWS = 5
@@ -95,7 +92,7 @@ def whole(connection: sqlite3.Connection, name: str) -> str:
 
 def _table(connection: sqlite3.Connection, name: str, shown: Sequence[Row], total: Row, query: Query) -> str:
     report = reports.REPORTS[name]
-    width, _ = shutil.get_terminal_size((_WIDTH, 24))
+    width, _ = tables.terminal_size()
     lines = [line for row in shown for line in _lines(report, row)]
     return tables.draw(name, [*lines, (tables.TOTAL, total)], _names(connection, report, shown), width, query.splits)
 
@@ -132,7 +129,7 @@ def _is_cut(options: Options) -> bool:
 
 def _fitting(report: Report, found: list[Row], notes: Sequence[str]) -> list[Row]:
     """The rows that fit on the terminal, with the notes and one that says what is left out."""
-    width, height = shutil.get_terminal_size((_WIDTH, 24))
+    width, height = tables.terminal_size()
     space = max(_LEAST_ROWS, height - _FRAME - 1 - sum(1 + (len(note) - 1) // width for note in notes))
     count = 0
     for row in reversed(found) if report.is_timeline else found:
