@@ -18,9 +18,9 @@ from indexer.web import guard
 
 TOKEN = "correct-horse-battery"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-OWN_PAGES = ("/", "/-/cm/stats.json", "/-/cm/metrics", "/-/cm/health")
+OWN_PAGES = ("/", "/-/cm/tables", "/-/cm/stats.json", "/-/cm/metrics", "/-/cm/health")
 DATASETTE_PAGES = (
-    "/-/cm/tables", "/cm", "/cm/sessions", "/cm/messages", "/cm/dearest-sessions", "/cm/models.json", "/cm/models.csv",
+    "/cm/usage", "/cm", "/cm/sessions", "/cm/messages", "/cm/dearest-sessions", "/cm/models.json", "/cm/models.csv",
     "/-/plugins", "/-/static/app.css", "/cm/nothing",
 )  # fmt: skip
 
@@ -204,8 +204,9 @@ def test_no_page_may_load_or_send_anything_elsewhere(web: Server, path):
     assert headers["x-content-type-options"] == "nosniff" and headers["cross-origin-resource-policy"] == "same-origin"
 
 
-def test_our_page_runs_files_of_ours_and_nothing_else(web: Server):
-    reply = web.get("/")
+@pytest.mark.parametrize("path", OWN_PAGES[:2])
+def test_our_page_runs_files_of_ours_and_nothing_else(web: Server, path):
+    reply = web.get(path)
     policy = directives(reply.headers["content-security-policy"])
     assert policy["script-src"] == policy["style-src"] == ["'self'"]
     page = Page(reply.text)

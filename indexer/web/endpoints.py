@@ -140,15 +140,7 @@ def _file(path: str, mtime_ns: int) -> tuple[bytes, str]:
     return body, f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
 
 
-async def tables(datasette: Datasette, request: Request) -> Response:
-    """Datasette's own first page, whose place ours takes."""
-    from datasette.views.index import IndexView
-
-    return await IndexView(datasette).get(request)
-
-
 ROUTES = [
-    (r"^/-/cm/tables(?:\.(?P<format>json))?$", tables),
     (r"^/-/cm/stats\.json$", stats),
     (r"^/-/cm/metrics$", prometheus),
     (r"^/-/cm/health$", health),

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 TOKEN = "CM_TOKEN"
 LOGIN = "/-/cm/login"
 OWN = "/-/cm/"
-# Datasette's list of databases, moved: its page, its scripts.
-TABLES = "/-/cm/tables"
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _COOKIE = "cm_session"
@@ -135,7 +133,7 @@ class Guard:
             await self._ask(scope, send)
 
     def _with_headers(self, path: str, send: Send) -> Send:
-        is_own = path == "/" or (path.startswith(OWN) and not path.startswith(TABLES))
+        is_own = path == "/" or path.startswith(OWN)
         fresh = secrets.token_urlsafe(18)
         _nonce.set(fresh)
         policy = OWN_POLICY if is_own else datasette_policy(fresh)

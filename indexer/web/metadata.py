@@ -27,6 +27,7 @@ ABOUT = (
 
 # Every order has an index behind it, or a table that stays small; so has every facet.
 TABLES: dict[str, Metadata] = {
+    "_sqlite_migrations": {"hidden": True},
     "agents": {"facets": ["type"]},
     "contexts": {"facets": ["version", "entrypoint"], "label_column": "cwd"},
     "files": {"facets": ["root"], "label_column": "path", "sort_desc": "mtime_ns"},
@@ -48,11 +49,14 @@ TABLES: dict[str, Metadata] = {
     "model_usage": {"sort_desc": "cost_usd"},
     "tool_usage": {"sort_desc": "calls"},
 }
-# What nobody begins with: sums and facts that views show in words, and what they are made with.
-HIDDEN = (
-    "_sqlite_migrations", "daily_prices", "forgotten", "meta", "rates", "record_types", "session_facts",
-    "session_relations", "usage_days", "usage_projects", "usage_quarters", "usage_tools", "zone_offsets",
-)  # fmt: skip
+# What a person looks for, in that order; whatever else there is, is internal.
+GROUPS = {
+    "What was said and done": "messages conversations changed_files relations searchable".split(),
+    "What was used": "usage session_usage daily_usage weekly_usage monthly_usage hourly_usage blocks project_usage"
+    " model_usage agent_usage tool_usage mcp_server_usage skill_usage plugin_usage host_usage".split(),
+    "Facts": "sessions projects models hosts records responses tool_calls agents files contexts record_types prices"
+    " refreshes skipped_lines forgotten".split(),
+}
 # What the full-text index is over, once the first search has made it.
 SEARCHED, SEARCH = ("passages", "searchable"), {"fts_table": "search", "fts_pk": "id"}
 # What Datasette 1.0 reads from its configuration; the rest it keeps in a database of its own.
@@ -70,11 +74,18 @@ def of(path: str) -> Metadata:
     }
     for name, extra in TABLES.items():
         tables.setdefault(name, {}).update(extra)
-    for name in HIDDEN:
-        tables.setdefault(name, {})["hidden"] = True
+    for name in {*described}.difference(*GROUPS.values()):
+        tables[name]["hidden"] = True
     for name in SEARCHED if has_search else ():
         tables.setdefault(name, {}).update(SEARCH)
     return {"title": "cm", "description": ABOUT, "source": f"cm {__version__}", "tables": tables}
+
+
+def grouped(path: str) -> dict[str, dict[str, str]]:
+    """Descriptions of tables and views by group and name, those of `GROUPS` first. Raises IndexUnusable."""
+    described = {name: entry["description"] for name, entry in of(path)["tables"].items() if "description" in entry}
+    found = {group: {name: described.pop(name) for name in names} for group, names in GROUPS.items()}
+    return {**found, "Internal": described}
 
 
 @cache

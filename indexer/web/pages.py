@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import orjson
 from datasette.utils.asgi import Response
 
 from .. import __version__
-from ..errors import BadInput
+from ..errors import BadInput, IndexUnusable
 from ..output import dumps
-from . import dashboard, endpoints, found, served, session
+from . import dashboard, endpoints, found, metadata, served, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ _FRESH_SECONDS = 300
 
 async def page(datasette: Datasette, request: Request) -> Response:
     """The page at `/`: an empty frame, which asks for its numbers."""
-    return Response.html(
-        await datasette.render_template("cm/page.html", _frame(datasette) | {"is_page": True}, request)
-    )
+    return Response.html(await datasette.render_template("cm/page.html", _frame(datasette, "page"), request))
 
 
 async def page_json(datasette: Datasette, request: Request) -> Response:
@@ -70,7 +69,7 @@ async def session_page(datasette: Datasette, request: Request) -> Response:
 async def search_page(datasette: Datasette, request: Request) -> Response:
     """What was said that has the words of the query; where there is none, only the field for it."""
     text = (request.args.get("q") or "").strip()
-    context: dict[str, Any] = _frame(datasette) | {"text": text, "most": found.MOST}
+    context: dict[str, Any] = _frame(datasette, "search") | {"text": text, "most": found.MOST}
     if text:
 
         def build(connection: sqlite3.Connection) -> bytes:
@@ -84,18 +83,33 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
     return Response.html(await datasette.render_template("cm/search.html", context, request))
 
 
-def _frame(datasette: Datasette) -> dict[str, Any]:
-    """What every page has around its content."""
+async def tables_page(datasette: Datasette, request: Request) -> Response:
+    """What can be asked: tables, views and named queries, those first that a person looks for."""
+    index = served.find(datasette)
+    files = [database.name for database in datasette.databases.values() if database.path and database is not index]
+    context = _frame(datasette, "tables") | {
+        "others": {name: datasette.urls.database(name) for name in files},
+        "queries": {name: query["description"] for name, query in metadata.canned().items()},
+    }
+    try:
+        context["groups"] = await asyncio.to_thread(metadata.grouped, served.answers(datasette).path)
+    except IndexUnusable as error:
+        context["problem"] = str(error)
+    return Response.html(await datasette.render_template("cm/tables.html", context, request))
+
+
+def _frame(datasette: Datasette, here: str = "") -> dict[str, Any]:
+    """What every page has around its content; `here` is its name in the navigation."""
     index = served.find(datasette)
     return {
+        "here": here,
         "version": __version__,
         "at": {
             "page": datasette.urls.path("/"),
             "json": datasette.urls.path("/-/cm/page.json"),
             "session": datasette.urls.path("/-/cm/session"),
             "search": datasette.urls.path("/-/cm/search"),
-            # Datasette's first page names the largest tables, which are not those to begin with.
-            "all_tables": datasette.urls.path("/-/cm/tables") if index is None else datasette.urls.database(index.name),
+            "all_tables": datasette.urls.path("/-/cm/tables"),
             "tables": datasette.urls.database(index.name) if index is not None else "",
         },
     }
@@ -105,5 +119,6 @@ ROUTES: list[tuple[str, Any]] = [
     (r"^/$", page),
     (r"^/-/cm/page\.json$", page_json),
     (r"^/-/cm/search$", search_page),
+    (r"^/-/cm/tables$", tables_page),
     (r"^/-/cm/session/(?P<session>[^/]+)$", session_page),
 ]
