@@ -23,10 +23,11 @@ from .store import display_path, insert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import NamedTuple
 
     from .checkpoint import Checkpoint
+    from .chunks import Chunk
     from .discovery import Found, Stat
     from .transcripts import Job, Part
 
@@ -111,7 +112,9 @@ class Archive:
         self._connection = connection = open_archive(self.path, is_writer=True)
         self._execute = connection.execute
         self._forgotten = {row[0] for row in index.execute("SELECT session_id FROM forgotten")}
-        self._begun: set[int] = set()
+        # What went in: `kept` in `cm refresh --json`.
+        self.added = {"transcripts": 0, "bytes": 0, "packed_bytes": 0}
+        self._added: set[int] = set()
         self._ids: dict[int, int] = {}
         self._now = time.time_ns() // 10**6
         self._match(index)
@@ -199,6 +202,7 @@ class Archive:
             self._drop(file_id, "forgotten")
             return
         self._connection.executemany(_CHUNK, [(file_id, *chunk[:-1]) for chunk in part.chunks])
+        self._count(job.file_id, part.chunks)
         for chunk in part.chunks:
             if chunk.is_whole:
                 self._execute("UPDATE files SET offset = ?, is_packed = 0 WHERE id = ?", (chunk.end, file_id))
@@ -207,6 +211,13 @@ class Archive:
         if part.is_last:
             sql = "UPDATE files SET size = ?, mtime_ns = ?, meta = coalesce(?, meta) WHERE id = ?"
             self._execute(sql, (job.found.size, job.found.mtime_ns, part.meta, file_id))
+
+    def _count(self, file_id: int, chunks: Sequence[Chunk]) -> None:
+        if chunks:
+            self._added.add(file_id)
+            self.added["transcripts"] = len(self._added)
+            self.added["bytes"] += sum(chunk.end - chunk.start for chunk in chunks)
+            self.added["packed_bytes"] += sum(len(chunk.data) for chunk in chunks)
 
     def _generation(self, part: Part) -> int:
         """The row that the chunks of a job belong to: the present one while its bytes are the transcript's."""

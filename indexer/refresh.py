@@ -75,6 +75,7 @@ def refresh(
             summary.warnings += _settle_text(connection, path)
             hosts.update(connection)
             archive = _archive(path, connection)
+            summary.kept = None if archive is None else archive.added
             try:
                 plan = make_plan(connection, found_roots, paths, full, archive)
                 _note(connection, plan, summary)

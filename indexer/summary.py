@@ -25,7 +25,7 @@ _RUN = (
     "lines_skipped",
 )
 _KEPT_RUNS, _RUN_MS = 10_000, 60_000
-_UNPRINTED = ("failures", "told", "warnings", "is_root_missing")
+_UNPRINTED = ("failures", "told", "warnings", "is_root_missing", "kept")
 
 
 class Summary:
@@ -48,6 +48,8 @@ class Summary:
         self.told: set[str] = set()
         # Of the places where transcripts should be, one is not there.
         self.is_root_missing = False
+        # What went into the archive: transcripts, their bytes, and what these take there; None where nothing is kept.
+        self.kept: dict[str, int] | None = None
         # What went wrong with anything but transcripts.
         self.warnings: list[str] = []
         self._started_at = time.time()
@@ -65,6 +67,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """The object that `cm refresh --json` prints."""
         found = {key: value for key, value in vars(self).items() if not key.startswith("_") and key not in _UNPRINTED}
+        found |= {} if self.kept is None else {"kept": self.kept}
         return found | ({"failures": self.failures} if self.failures else {})
 
     def log(self, connection: sqlite3.Connection, command: str, is_partial: bool) -> None:

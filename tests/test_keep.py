@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -112,6 +113,26 @@ def test_nothing_is_kept_until_it_is_configured_and_then_all_that_is_there(
     summary = refresh()
     assert (summary.bytes_read, summary.records_added) == (0, 0)
     assert restored(db, tmp_path / "out")[str(path.relative_to(home.root))] == path.read_bytes()
+
+
+def test_a_refresh_says_what_went_into_the_archive(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    builders.write(home.transcript("first"), [user("x" * 2_000_000)])
+    second = builders.write(home.transcript("second"), [user("y" * 500_000)])
+    configure("")
+    assert "kept" not in run_cm("refresh").stderr
+    assert "kept" not in json.loads(run_cm("refresh", "--json").stdout)
+    configure("keep = true")
+    assert "2 transcripts, nothing new; 2.5 MB of 2 transcripts kept in 0.0 MB (" in run_cm("refresh").stderr
+    assert "kept" not in run_cm("refresh").stderr
+    before = second.stat().st_size
+    builders.append(second, [user("z" * 1_000_000), user("More?")])
+    kept = json.loads(run_cm("refresh", "--json").stdout)["kept"]
+    with closing(sqlite3.connect(archive.place(str(db)))) as connection:
+        (packed,) = connection.execute("SELECT length(data) FROM chunks WHERE start = ?", (before,)).fetchone()
+    assert kept == {"transcripts": 1, "bytes": second.stat().st_size - before, "packed_bytes": packed}
+    builders.append(second, [user("z" * 1_000_000)])
+    assert run_cm("refresh").stderr.endswith(" s; 1.0 MB of 1 transcript kept in 0.0 MB\n")
+    assert json.loads(run_cm("refresh", "--json").stdout)["kept"] == {"transcripts": 0, "bytes": 0, "packed_bytes": 0}
 
 
 def test_what_came_while_it_was_off_is_caught_up(home: builders.Home, db: Path, tmp_path: Path) -> None:

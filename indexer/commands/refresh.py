@@ -47,14 +47,24 @@ def run(
 def _sentence(summary: Summary) -> str:
     from ..output import counted
 
-    transcripts = counted(summary.files_seen, "transcript")
+    transcripts, kept = counted(summary.files_seen, "transcript"), _kept(summary)
     if not summary.files_parsed:
-        return f"{transcripts}, nothing new ({summary.seconds:.2f} s)"
+        return f"{transcripts}, nothing new{kept} ({summary.seconds:.2f} s)"
     return (
         f"{summary.files_parsed:,} of {transcripts} read: {counted(summary.records_added, 'record')}, "
         f"{counted(summary.responses_added, 'new response')}, {summary.bytes_read / 1e6:,.1f} MB"
-        f" in {summary.seconds:.2f} s"
+        f" in {summary.seconds:.2f} s{kept}"
     )
+
+
+def _kept(summary: Summary) -> str:
+    if not summary.kept or not summary.kept["transcripts"]:
+        return ""
+    from ..output import counted
+
+    transcripts = counted(summary.kept["transcripts"], "transcript")
+    whole, packed = summary.kept["bytes"] / 1e6, summary.kept["packed_bytes"] / 1e6
+    return f"; {whole:,.1f} MB of {transcripts} kept in {packed:,.1f} MB"
 
 
 def report(summary: Summary, db: str) -> None:
