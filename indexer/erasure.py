@@ -49,6 +49,8 @@ SELECT f.id FROM files AS f
 WHERE
   (f.gone_at IS NOT NULL OR f.replaced_at IS NOT NULL)
   AND NOT EXISTS (SELECT 1 FROM records WHERE id >= f.id << 40 AND id < (f.id + 1) << 40)
+  -- A later generation is still to be matched with these.
+  AND f.id NOT IN (SELECT replaces FROM files WHERE replaces IS NOT NULL)
 """
 # What says something beyond numbers and names. Ids, models, tools and times are what the numbers rest on.
 _TEXTS = (

@@ -101,6 +101,21 @@ def test_all_takes_the_numbers_too_and_they_do_not_come_back(home: builders.Home
     assert run_cm("verify").returncode == 0
 
 
+def test_a_session_is_forgotten_whose_rewritten_transcript_was_not_settled(
+    home: builders.Home, db: Path, run_cm: RunCm
+) -> None:
+    path = conversation(home)
+    conversation(home, OTHER, "harmless")
+    refresh()
+    builders.write(path, [user(f"Anew: {SAID}")])
+    refresh(is_stopped=lambda: True)
+    assert run_cm("forget", SESSION, "--all", "--yes").returncode == 0
+    done = run_cm("refresh")
+    assert done.returncode == 0, done.stderr
+    assert rows(db, "SELECT count(*) FROM files WHERE replaced_at IS NOT NULL OR replaces IS NOT NULL") == [(0,)]
+    assert run_cm("verify").returncode == 0
+
+
 def test_a_project_is_forgotten_with_all_its_sessions(home: builders.Home, db: Path, run_cm: RunCm) -> None:
     conversation(home)
     conversation(home, OTHER)
