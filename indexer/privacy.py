@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .batch import EDITS, TEXT_DROPPED
 from .digest import digest_text
 
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
     from .batch import Batch
     from .transcripts import Part
+
+
+_DIGEST = re.compile("[0-9a-f]{16}")
 
 
 class Tombstones:
@@ -61,9 +66,12 @@ def drop_text(batch: Batch, records: Container[int] = EVERYTHING, sessions: Cont
 
 
 def kept_subject(tool: str, subject: str) -> str:
-    """A subagent type, a skill, or a slash command without what it was given; a file without its name."""
+    """A subagent type, a skill, or a slash command without what it was given; a file without its name.
+
+    Of what is kept already, the same.
+    """
     if tool in EDITS:
-        return f"{digest_text(subject):016x}"
+        return subject if _DIGEST.fullmatch(subject) else f"{digest_text(subject):016x}"
     return next(iter(subject.split(None, 1)), "")
 
 

@@ -244,6 +244,21 @@ def test_a_merge_does_not_bring_back_what_was_forgotten(home: builders.Home, db:
     assert rows(db, SPENT) == before
 
 
+def test_a_file_that_is_changed_again_after_a_merge_counts_once(
+    home: builders.Home, db: Path, run_cm: RunCm
+) -> None:
+    configure("text = false")
+    lines = [user(), assistant(tool_use("Edit", file_path="/home/dev/app/a.py"))]
+    path = builders.write(home.transcript(), lines)
+    refresh()
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    refresh([str(builders.Home(db.parent / "laptop").root)], str(db.parent / "laptop.db"))
+    assert run_cm("merge", db.parent / "laptop.db").returncode == 0
+    builders.append(path, [assistant(tool_use("Edit", file_path="/home/dev/app/a.py"))])
+    refresh()
+    assert rows(db, "SELECT file_count FROM session_facts") == [(1,)]
+
+
 def test_what_another_index_brings_is_forgotten_too(home: builders.Home, db: Path) -> None:
     conversation(home)
     refresh(db=str(db.parent / "other.db"))
