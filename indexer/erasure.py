@@ -12,6 +12,7 @@ from . import accounting, archive, chunks, config, fulltext, redaction, store
 from .batch import TEXT_DROPPED
 from .digest import digest_text
 from .privacy import kept_subject
+from .session_facts import told
 from .store import transaction
 
 TYPE_CHECKING = False
@@ -43,6 +44,10 @@ WHERE
   AND r.text IS NOT NULL AND s.id NOT IN (SELECT id FROM temp.forgetting)
 ORDER BY 1
 """
+_DROP_TEXT = (
+    f"UPDATE records SET block = coalesce(told(type_id, text), block), text = NULL, flags = flags | {TEXT_DROPPED}"
+    " WHERE text IS NOT NULL"
+)
 _UNUSED_PROJECTS = "DELETE FROM projects WHERE id NOT IN (SELECT project_id FROM sessions WHERE project_id IS NOT NULL)"
 _EMPTY_FILES = """
 SELECT f.id FROM files AS f
@@ -133,15 +138,19 @@ def _unsearch(connection: sqlite3.Connection) -> None:
 
 
 def _blank(connection: sqlite3.Connection) -> None:
-    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
-    flags = f"flags = flags | {TEXT_DROPPED}"
+    _register_kept(connection)
     for sql in (
-        f"UPDATE records SET text = NULL, {flags} WHERE text IS NOT NULL AND id IN ({_RECORDS})",
+        f"{_DROP_TEXT} AND id IN ({_RECORDS})",
         f"UPDATE tool_uses SET subject = kept_subject(name, subject) WHERE subject IS NOT NULL AND {_OF_RECORDS}",
         f"UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL AND {_OF_SESSIONS}",
         f"UPDATE agents SET description = NULL WHERE {_OF_SESSIONS}",
     ):
         connection.execute(sql)
+
+
+def _register_kept(connection: sqlite3.Connection) -> None:
+    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
+    connection.create_function("told", 2, told, deterministic=True)
 
 
 def _delete(connection: sqlite3.Connection) -> None:
@@ -269,12 +278,12 @@ def settle_text(connection: sqlite3.Connection, db: str) -> list[str]:
 
 
 def _drop_all_text(connection: sqlite3.Connection) -> None:
-    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
+    _register_kept(connection)
     for sql in (
         "DROP TABLE IF EXISTS search",
         "DELETE FROM meta WHERE key = 'search'",
         "DELETE FROM passages",
-        f"UPDATE records SET text = NULL, flags = flags | {TEXT_DROPPED} WHERE text IS NOT NULL",
+        _DROP_TEXT,
         "UPDATE tool_uses SET subject = kept_subject(name, subject) WHERE subject IS NOT NULL",
         "UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL",
         "UPDATE agents SET description = NULL",

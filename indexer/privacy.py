@@ -6,6 +6,7 @@ import re
 
 from .batch import EDITS, TEXT_DROPPED
 from .digest import digest_text
+from .session_facts import told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ EVERYTHING = _Everything()
 def drop_text(batch: Batch, records: Container[int] = EVERYTHING, sessions: Container[int] = EVERYTHING) -> None:
     """Leaves out what was said: prompts, answers, titles, descriptions, and what slash commands were given."""
     batch.records = [
-        (*row[:6], row[6] | TEXT_DROPPED, *row[7:-1], None) if row[-1] is not None and row[0] in records else row
+        (*row[:6], row[6] | TEXT_DROPPED, *row[7:10], told(row[3], row[-1]) or row[10], *row[11:-1], None)
+        if row[-1] is not None and row[0] in records
+        else row
         for row in batch.records
     ]
     batch.passages = [row for row in batch.passages if row[0] not in records]

@@ -62,6 +62,31 @@ def test_a_forgotten_session_is_in_no_file_and_its_numbers_stay(home: builders.H
     assert run_cm("verify").returncode == 0
 
 
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_what_happened_in_a_session_is_counted_without_its_text(
+    home: builders.Home, db: Path, run_cm: RunCm, is_forgotten: bool
+) -> None:
+    links = [{"type": "pr-link", "prUrl": f"https://git.example/{n % 2}", "sessionId": SESSION} for n in range(3)]
+    typed = user(f"<command-name>/ask</command-name><command-args>{SAID}</command-args>")
+    lines = [user(SAID), typed, user(f"<local-command-stdout>{SAID}"), *links]
+    path = builders.write(home.transcript(), lines)
+    configure("")
+    refresh()
+    counted = "SELECT turn_count, pull_request_count FROM session_facts"
+    assert rows(db, counted) == [(2, 2)]
+    configure("" if is_forgotten else "text = false")
+    if is_forgotten:
+        assert run_cm("forget", SESSION, "--yes").returncode == 0
+    refresh()
+    assert rows(db, counted) == [(2, 2)]
+    builders.append(path, [typed, links[1], user(SAID)])
+    refresh()
+    assert rows(db, counted) == [(3, 2)]
+    refresh(full=True)
+    assert rows(db, counted) == [(3, 2)]
+    assert not remains(db, SAID) and not remains(db, "git.example")
+
+
 def test_it_does_not_come_back(home: builders.Home, db: Path, run_cm: RunCm) -> None:
     path = conversation(home)
     refresh()
@@ -244,9 +269,7 @@ def test_a_merge_does_not_bring_back_what_was_forgotten(home: builders.Home, db:
     assert rows(db, SPENT) == before
 
 
-def test_a_file_that_is_changed_again_after_a_merge_counts_once(
-    home: builders.Home, db: Path, run_cm: RunCm
-) -> None:
+def test_a_file_that_is_changed_again_after_a_merge_counts_once(home: builders.Home, db: Path, run_cm: RunCm) -> None:
     configure("text = false")
     lines = [user(), assistant(tool_use("Edit", file_path="/home/dev/app/a.py"))]
     path = builders.write(home.transcript(), lines)
