@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from itertools import chain
 
 from . import accounting, archive, chunks, config, fulltext, redaction, store
 from .batch import TEXT_DROPPED
@@ -397,8 +398,10 @@ _SESSION_OF = {
 
 def _find_archived(reader: archive.Reader, redactor: redaction.Redactor) -> Iterator[dict[str, Any]]:
     sessions: dict[str, int] = {}
-    for file_id, session in reader.connection.execute("SELECT id, session FROM files ORDER BY session").fetchall():
-        if any(redactor.mask_chunk(data) != data for data in reader.bytes_of(file_id)):
+    sql = "SELECT id, session, meta FROM files ORDER BY session"
+    for file_id, session, meta in reader.connection.execute(sql).fetchall():
+        about = [] if meta is None else [archive.described(meta)]
+        if any(redactor.mask_chunk(data) != data for data in chain(reader.bytes_of(file_id), about)):
             sessions[session] = sessions.get(session, 0) + 1
     for session, count in sessions.items():
         yield {"place": "archive", "session": session, "count": count}
