@@ -172,6 +172,21 @@ def test_lines_of_a_forgotten_session_in_another_s_transcript_are_blank_in_the_a
     assert chunks(db) == [True, True]
 
 
+def test_lines_of_a_fork_that_name_the_forgotten_session_stay_in_the_archive(
+    home: builders.Home, db: Path, run_cm: RunCm, tmp_path: Path
+) -> None:
+    records = [user(SAID), assistant()]
+    builders.write(home.transcript(), records)
+    origin = {"forkedFrom": {"sessionId": SESSION}, "sessionId": OTHER}
+    fork = builders.write(home.transcript(OTHER), [{**record, **origin} for record in records])
+    refresh()
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    builders.append(fork, [user("On.", sessionId=OTHER)])
+    refresh()
+    (back,) = restored(db, tmp_path / "out", OTHER).values()
+    assert back == fork.read_bytes()
+
+
 def test_a_fork_that_holds_copies_is_named(home: builders.Home, run_cm: RunCm) -> None:
     record = user(SAID)
     builders.write(home.transcript(), [record, assistant()])
