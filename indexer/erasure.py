@@ -118,6 +118,12 @@ def _forget(connection: sqlite3.Connection, sessions: Collection[str], is_all: b
         [(digest_text(name), name, now, int(is_all)) for name in sessions],
     )
     _take_out(connection, is_all)
+    _note(connection)
+
+
+def _note(connection: sqlite3.Connection) -> None:
+    """For who was given the records before: they are to be given as they are now."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('taken_out', ?)", (str(time.time_ns()),))
 
 
 def _take_out(connection: sqlite3.Connection, is_all: bool) -> None:
@@ -271,11 +277,16 @@ def settle_text(connection: sqlite3.Connection, db: str) -> list[str]:
         return ["text is stored again from now on; `cm refresh --full` reads what is still there of the text before"]
     connection.execute("PRAGMA secure_delete = ON")
     connection.executescript(accounting.TOUCHED)
-    transaction(connection, lambda: _drop_all_text(connection))
+    transaction(connection, lambda: _drop_stored_text(connection))
     archive.compact(connection)
     if os.path.exists(archive.place(db)):
         return [f"{archive.place(db)} still has transcripts that were kept: `cm keep prune --older-than 0d` empties it"]
     return []
+
+
+def _drop_stored_text(connection: sqlite3.Connection) -> None:
+    _drop_all_text(connection)
+    _note(connection)
 
 
 def _drop_all_text(connection: sqlite3.Connection) -> None:
@@ -329,8 +340,12 @@ def _mask(connection: sqlite3.Connection, redactor: redaction.Redactor) -> None:
         "INSERT OR IGNORE INTO temp.touched_sessions SELECT session_id FROM contexts WHERE finds(cwd)"
         " UNION SELECT c.session_id FROM records AS r JOIN contexts AS c ON c.id = r.context_id WHERE finds(r.text)"
     )
+    masked = 0
     for table, column in _columns(connection):
-        connection.execute(f"UPDATE {table} SET {column} = mask({column}) WHERE finds({column})")
+        sql = f"UPDATE {table} SET {column} = mask({column}) WHERE finds({column})"
+        masked += connection.execute(sql).rowcount
+    if masked:
+        _note(connection)
     accounting.derive(connection)
     connection.execute(_UNUSED_PROJECTS)
     if is_searched:

@@ -1,7 +1,8 @@
 """What other engines are given of the index: tables that follow its schema, and how it is known that these changed.
 
 The rows of a day are known by a fingerprint, so that what takes them in needs no memory of its own but that. A record
-never changes: its place and its time stand for all that it says. What is derived from records is looked at itself.
+changes only where something is taken out of it, which the index remembers: its place and its time stand for all that it
+says. What is derived from records is looked at itself.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ SELECT r.at / 86400000, r.id, r.at
 FROM records AS r
 WHERE r.id >> 40 IN (SELECT id FROM files WHERE host_id = 1)
 """
+# When text was last taken out of records that stay.
+_TAKEN_OUT = "SELECT value FROM meta WHERE key = 'taken_out'"
 # Text is hashed by another number in each run of Python, and NULL in some of its versions.
 _OF_RESPONSES = """
 SELECT
@@ -129,7 +132,7 @@ class Facts:
     def fingerprints(self) -> dict[str, dict[int, str]]:
         """By table and day, what changes whenever a row does that is given to others."""
         secret = os.environ.get(SECRET) if self._options.is_anonymous else None
-        seed = f"{VERSION} {self._options} {secret}"
+        seed = f"{VERSION} {self._options} {secret} {self._connection.execute(_TAKEN_OUT).fetchone()}"
         by_records = _by_day(self._connection.execute(_OF_RECORDS), seed)
         found = {table.name: by_records if table.is_dated else self._of_whole(table, seed) for table in self.tables}
         # A changed price changes what everything cost.

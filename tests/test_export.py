@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Home, append, assistant, text, title, tool_result, tool_use, usage, user, write
+from builders import SESSION, Home, append, assistant, text, title, tool_result, tool_use, usage, user, write
 from conftest import CHECKOUT, RunCm, clean_environment
 from hosts import (
     DAILY,
@@ -32,8 +32,9 @@ from hosts import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_keep import configure
 
-from indexer import export, store
+from indexer import erasure, export, store
 from indexer.facts import VERSION, Options
 
 duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
@@ -363,6 +364,21 @@ def test_no_text_leaves_the_index_unless_asked_for(machine: Machine, tmp_path: P
     assert all(words in values(tmp_path / "out") for words in ("secret plan", "Told", "Titled"))
     write_out(machine, tmp_path / "out")
     assert "secret plan" not in values(tmp_path / "out")
+
+
+@pytest.mark.parametrize("taken_out", ["forgotten", "redacted", "switched off"])
+def test_what_is_taken_out_of_the_index_is_in_no_later_export(machine: Machine, tmp_path: Path, taken_out: str):
+    write_out(machine, tmp_path / "out", True)
+    if taken_out == "forgotten":
+        erasure.forget(str(machine.db), [SESSION])
+    elif taken_out == "redacted":
+        erasure.redact(str(machine.db), ("secret plan", "Told", "Titled"))
+    else:
+        configure("text = false")
+        machine.index()
+    write_out(machine, tmp_path / "out", True)
+    assert not any(words in values(tmp_path / "out") for words in ("secret plan", "Told", "Titled"))
+    assert write_out(machine, tmp_path / "out", True)["partitions_written"] == 0
 
 
 def test_anonymised_paths_and_branches_still_group_and_join(tmp_path: Path):
