@@ -12,6 +12,8 @@ from collections import defaultdict
 from hashlib import blake2b
 from itertools import groupby
 
+from .batch import EDITS
+from .privacy import kept_subject
 from .schema import SQL
 from .store import fetch_dicts
 
@@ -56,7 +58,7 @@ else:
     Options = namedtuple("Options", "with_text is_anonymous", defaults=(False, False))
 
 # Version of the tables and views that other engines are given: what an older cm wrote is written anew.
-VERSION = 2
+VERSION = 3
 DAY = 86_400_000
 # The day of what is not cut by days.
 UNDATED = -1
@@ -104,7 +106,9 @@ class Facts:
         self._options = options
         for statement in _statements():
             connection.execute(statement)
-        connection.create_function("anonymous", 1, _Anonymizer(), deterministic=True)
+        self._anonymous = _Anonymizer()
+        connection.create_function("anonymous", 1, self._anonymous, deterministic=True)
+        connection.create_function("told_subject", 2, self._subject, deterministic=True)
         self.host = Host(*connection.execute("SELECT name, user FROM hosts WHERE id = 1").fetchone())
         self.tables = tables(connection)
 
@@ -127,7 +131,17 @@ class Facts:
     def _expression(self, column: str) -> str:
         if column in TEXTS and not self._options.with_text:
             return "NULL"
+        if column == "subject":
+            return "told_subject(name, subject)"
         return f"anonymous({column})" if column in PRIVATE and self._options.is_anonymous else column
+
+    def _subject(self, tool: str, subject: str | None) -> str | None:
+        """What a tool was called for: a path of those that change files, and maybe text of a slash command."""
+        if subject is None or (tool not in EDITS and self._options.with_text):
+            return subject
+        if tool not in EDITS:
+            return kept_subject(tool, subject)
+        return self._anonymous(subject) if self._options.is_anonymous else subject
 
     def fingerprints(self) -> dict[str, dict[int, str]]:
         """By table and day, what changes whenever a row does that is given to others."""

@@ -393,6 +393,21 @@ def test_anonymised_paths_and_branches_still_group_and_join(tmp_path: Path):
     assert counted == [row[1:] for row in answer(tmp_path / "plain", sums.format("project"))]
 
 
+def test_what_tools_were_given_is_text_or_a_path_too(tmp_path: Path):
+    (machine,) = machines(tmp_path, ["anvil"])
+    calls = [tool_use("SlashCommand", command="/ask secret plan"), tool_use("Edit", file_path="/home/dev/plan.py")]
+    write(machine.home.transcript(), [assistant(*calls), assistant(tool_use("Task", subagent_type="Explore"))])
+    machine.index()
+    subjects = "SELECT subject FROM tool_calls ORDER BY 1"
+    write_out(machine, tmp_path / "out")
+    assert answer(tmp_path / "out", subjects) == [("/ask",), ("/home/dev/plan.py",), ("Explore",)]
+    write_out(machine, tmp_path / "out", True)
+    assert answer(tmp_path / "out", subjects)[0] == ("/ask secret plan",)
+    write_out(machine, tmp_path / "out", False, True)
+    assert "plan" not in values(tmp_path / "out")
+    assert {("/ask",), ("Explore",)} < set(answer(tmp_path / "out", subjects))
+
+
 def test_with_another_key_digests_are_others(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     digests = set()
     for key in ("", "a long key", "another key"):
