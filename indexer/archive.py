@@ -320,7 +320,7 @@ def drop(connection: sqlite3.Connection, file_ids: Iterable[int], reason: str) -
 
 
 def rewrite(connection: sqlite3.Connection, change: Callable[[bytes], bytes]) -> None:
-    """Changes the bytes of all chunks, to others of the same length."""
+    """Changes the bytes of all chunks, and what describes subagents, to others of the same length."""
     from .digest import digest
 
     for file_id, start in connection.execute("SELECT file_id, start FROM chunks").fetchall():
@@ -332,6 +332,16 @@ def rewrite(connection: sqlite3.Connection, change: Callable[[bytes], bytes]) ->
             sql = "UPDATE chunks SET data = ?, digest = ? WHERE file_id = ? AND start = ?"
             connection.execute(sql, (compress(changed, PACKED_LEVEL), digest(changed), *at))
             connection.execute("UPDATE files SET is_masked = is_masked | ? WHERE id = ?", (LINES_MASKED, file_id))
+    for file_id, packed in connection.execute("SELECT id, meta FROM files WHERE meta IS NOT NULL").fetchall():
+        data = described(packed)
+        changed = change(data)
+        if changed != data:
+            connection.execute("UPDATE files SET meta = ? WHERE id = ?", (compress(changed[:-1]), file_id))
+
+
+def described(meta: bytes) -> bytes:
+    """A `.meta.json` as a whole line: it ends without a newline, and is not torn."""
+    return decompress(meta) + b"\n"
 
 
 # Opening

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import namedtuple
+from functools import partial
 
 from .errors import IndexUnusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable
     from typing import Any, NamedTuple
 
@@ -123,5 +125,17 @@ def blank(data: bytes, sessions: Iterable[str]) -> bytes:
     for session in sessions:
         if session.encode() in data:
             names = rb'^.*"session(?:Id|_id)"\s*:\s*"' + re.escape(session.encode()) + rb'".*$'
-            data = re.sub(names, lambda line: b" " * len(line[0]), data, flags=re.MULTILINE)
+            data = re.sub(names, partial(_blank_line, session), data, flags=re.MULTILINE)
     return data
+
+
+def _blank_line(session: str, found: re.Match[bytes]) -> bytes:
+    from .lines import pieces
+
+    line = found[0]
+    # A fork's records name the session that they were copied from.
+    is_another_s = all(
+        piece.record is not None and session not in (piece.record.get("sessionId"), piece.record.get("session_id"))
+        for piece in pieces(line)
+    )
+    return line if is_another_s else b" " * len(line)

@@ -7,11 +7,13 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from itertools import chain
 
 from . import accounting, archive, chunks, config, fulltext, redaction, store
 from .batch import TEXT_DROPPED
 from .digest import digest_text
 from .privacy import kept_subject
+from .session_facts import told
 from .store import transaction
 
 TYPE_CHECKING = False
@@ -43,12 +45,18 @@ WHERE
   AND r.text IS NOT NULL AND s.id NOT IN (SELECT id FROM temp.forgetting)
 ORDER BY 1
 """
+_DROP_TEXT = (
+    f"UPDATE records SET block = coalesce(told(type_id, text), block), text = NULL, flags = flags | {TEXT_DROPPED}"
+    " WHERE text IS NOT NULL"
+)
 _UNUSED_PROJECTS = "DELETE FROM projects WHERE id NOT IN (SELECT project_id FROM sessions WHERE project_id IS NOT NULL)"
 _EMPTY_FILES = """
 SELECT f.id FROM files AS f
 WHERE
   (f.gone_at IS NOT NULL OR f.replaced_at IS NOT NULL)
   AND NOT EXISTS (SELECT 1 FROM records WHERE id >= f.id << 40 AND id < (f.id + 1) << 40)
+  -- A later generation is still to be matched with these.
+  AND f.id NOT IN (SELECT replaces FROM files WHERE replaces IS NOT NULL)
 """
 # What says something beyond numbers and names. Ids, models, tools and times are what the numbers rest on.
 _TEXTS = (
@@ -110,6 +118,12 @@ def _forget(connection: sqlite3.Connection, sessions: Collection[str], is_all: b
         [(digest_text(name), name, now, int(is_all)) for name in sessions],
     )
     _take_out(connection, is_all)
+    _note(connection)
+
+
+def _note(connection: sqlite3.Connection) -> None:
+    """For who was given the records before: they are to be given as they are now."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('taken_out', ?)", (str(time.time_ns()),))
 
 
 def _take_out(connection: sqlite3.Connection, is_all: bool) -> None:
@@ -131,15 +145,19 @@ def _unsearch(connection: sqlite3.Connection) -> None:
 
 
 def _blank(connection: sqlite3.Connection) -> None:
-    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
-    flags = f"flags = flags | {TEXT_DROPPED}"
+    _register_kept(connection)
     for sql in (
-        f"UPDATE records SET text = NULL, {flags} WHERE text IS NOT NULL AND id IN ({_RECORDS})",
+        f"{_DROP_TEXT} AND id IN ({_RECORDS})",
         f"UPDATE tool_uses SET subject = kept_subject(name, subject) WHERE subject IS NOT NULL AND {_OF_RECORDS}",
         f"UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL AND {_OF_SESSIONS}",
         f"UPDATE agents SET description = NULL WHERE {_OF_SESSIONS}",
     ):
         connection.execute(sql)
+
+
+def _register_kept(connection: sqlite3.Connection) -> None:
+    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
+    connection.create_function("told", 2, told, deterministic=True)
 
 
 def _delete(connection: sqlite3.Connection) -> None:
@@ -259,20 +277,25 @@ def settle_text(connection: sqlite3.Connection, db: str) -> list[str]:
         return ["text is stored again from now on; `cm refresh --full` reads what is still there of the text before"]
     connection.execute("PRAGMA secure_delete = ON")
     connection.executescript(accounting.TOUCHED)
-    transaction(connection, lambda: _drop_all_text(connection))
+    transaction(connection, lambda: _drop_stored_text(connection))
     archive.compact(connection)
     if os.path.exists(archive.place(db)):
         return [f"{archive.place(db)} still has transcripts that were kept: `cm keep prune --older-than 0d` empties it"]
     return []
 
 
+def _drop_stored_text(connection: sqlite3.Connection) -> None:
+    _drop_all_text(connection)
+    _note(connection)
+
+
 def _drop_all_text(connection: sqlite3.Connection) -> None:
-    connection.create_function("kept_subject", 2, kept_subject, deterministic=True)
+    _register_kept(connection)
     for sql in (
         "DROP TABLE IF EXISTS search",
         "DELETE FROM meta WHERE key = 'search'",
         "DELETE FROM passages",
-        f"UPDATE records SET text = NULL, flags = flags | {TEXT_DROPPED} WHERE text IS NOT NULL",
+        _DROP_TEXT,
         "UPDATE tool_uses SET subject = kept_subject(name, subject) WHERE subject IS NOT NULL",
         "UPDATE tool_calls SET skill = kept_subject('Skill', skill) WHERE skill IS NOT NULL",
         "UPDATE agents SET description = NULL",
@@ -317,8 +340,12 @@ def _mask(connection: sqlite3.Connection, redactor: redaction.Redactor) -> None:
         "INSERT OR IGNORE INTO temp.touched_sessions SELECT session_id FROM contexts WHERE finds(cwd)"
         " UNION SELECT c.session_id FROM records AS r JOIN contexts AS c ON c.id = r.context_id WHERE finds(r.text)"
     )
+    masked = 0
     for table, column in _columns(connection):
-        connection.execute(f"UPDATE {table} SET {column} = mask({column}) WHERE finds({column})")
+        sql = f"UPDATE {table} SET {column} = mask({column}) WHERE finds({column})"
+        masked += connection.execute(sql).rowcount
+    if masked:
+        _note(connection)
     accounting.derive(connection)
     connection.execute(_UNUSED_PROJECTS)
     if is_searched:
@@ -386,8 +413,10 @@ _SESSION_OF = {
 
 def _find_archived(reader: archive.Reader, redactor: redaction.Redactor) -> Iterator[dict[str, Any]]:
     sessions: dict[str, int] = {}
-    for file_id, session in reader.connection.execute("SELECT id, session FROM files ORDER BY session").fetchall():
-        if any(redactor.mask_chunk(data) != data for data in reader.bytes_of(file_id)):
+    sql = "SELECT id, session, meta FROM files ORDER BY session"
+    for file_id, session, meta in reader.connection.execute(sql).fetchall():
+        about = [] if meta is None else [archive.described(meta)]
+        if any(redactor.mask_chunk(data) != data for data in chain(reader.bytes_of(file_id), about)):
             sessions[session] = sessions.get(session, 0) + 1
     for session, count in sessions.items():
         yield {"place": "archive", "session": session, "count": count}

@@ -1,7 +1,8 @@
 """What other engines are given of the index: tables that follow its schema, and how it is known that these changed.
 
 The rows of a day are known by a fingerprint, so that what takes them in needs no memory of its own but that. A record
-never changes: its place and its time stand for all that it says. What is derived from records is looked at itself.
+changes only where something is taken out of it, which the index remembers: its place and its time stand for all that it
+says. What is derived from records is looked at itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import defaultdict
 from hashlib import blake2b
 from itertools import groupby
 
+from .batch import EDITS
+from .privacy import kept_subject
 from .schema import SQL
 from .store import fetch_dicts
 
@@ -55,7 +58,7 @@ else:
     Options = namedtuple("Options", "with_text is_anonymous", defaults=(False, False))
 
 # Version of the tables and views that other engines are given: what an older cm wrote is written anew.
-VERSION = 2
+VERSION = 3
 DAY = 86_400_000
 # The day of what is not cut by days.
 UNDATED = -1
@@ -81,6 +84,8 @@ SELECT r.at / 86400000, r.id, r.at
 FROM records AS r
 WHERE r.id >> 40 IN (SELECT id FROM files WHERE host_id = 1)
 """
+# When text was last taken out of records that stay.
+_TAKEN_OUT = "SELECT value FROM meta WHERE key = 'taken_out'"
 # Text is hashed by another number in each run of Python, and NULL in some of its versions.
 _OF_RESPONSES = """
 SELECT
@@ -101,7 +106,9 @@ class Facts:
         self._options = options
         for statement in _statements():
             connection.execute(statement)
-        connection.create_function("anonymous", 1, _Anonymizer(), deterministic=True)
+        self._anonymous = _Anonymizer()
+        connection.create_function("anonymous", 1, self._anonymous, deterministic=True)
+        connection.create_function("told_subject", 2, self._subject, deterministic=True)
         self.host = Host(*connection.execute("SELECT name, user FROM hosts WHERE id = 1").fetchone())
         self.tables = tables(connection)
 
@@ -124,12 +131,22 @@ class Facts:
     def _expression(self, column: str) -> str:
         if column in TEXTS and not self._options.with_text:
             return "NULL"
+        if column == "subject":
+            return "told_subject(name, subject)"
         return f"anonymous({column})" if column in PRIVATE and self._options.is_anonymous else column
+
+    def _subject(self, tool: str, subject: str | None) -> str | None:
+        """What a tool was called for: a path of those that change files, and maybe text of a slash command."""
+        if subject is None or (tool not in EDITS and self._options.with_text):
+            return subject
+        if tool not in EDITS:
+            return kept_subject(tool, subject)
+        return self._anonymous(subject) if self._options.is_anonymous else subject
 
     def fingerprints(self) -> dict[str, dict[int, str]]:
         """By table and day, what changes whenever a row does that is given to others."""
         secret = os.environ.get(SECRET) if self._options.is_anonymous else None
-        seed = f"{VERSION} {self._options} {secret}"
+        seed = f"{VERSION} {self._options} {secret} {self._connection.execute(_TAKEN_OUT).fetchone()}"
         by_records = _by_day(self._connection.execute(_OF_RECORDS), seed)
         found = {table.name: by_records if table.is_dated else self._of_whole(table, seed) for table in self.tables}
         # A changed price changes what everything cost.

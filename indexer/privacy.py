@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from .batch import EDITS, TEXT_DROPPED
 from .digest import digest_text
+from .session_facts import told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +15,9 @@ if TYPE_CHECKING:
 
     from .batch import Batch
     from .transcripts import Part
+
+
+_DIGEST = re.compile("[0-9a-f]{16}")
 
 
 class Tombstones:
@@ -49,7 +55,9 @@ EVERYTHING = _Everything()
 def drop_text(batch: Batch, records: Container[int] = EVERYTHING, sessions: Container[int] = EVERYTHING) -> None:
     """Leaves out what was said: prompts, answers, titles, descriptions, and what slash commands were given."""
     batch.records = [
-        (*row[:6], row[6] | TEXT_DROPPED, *row[7:-1], None) if row[-1] is not None and row[0] in records else row
+        (*row[:6], row[6] | TEXT_DROPPED, *row[7:10], told(row[3], row[-1]) or row[10], *row[11:-1], None)
+        if row[-1] is not None and row[0] in records
+        else row
         for row in batch.records
     ]
     batch.passages = [row for row in batch.passages if row[0] not in records]
@@ -61,9 +69,12 @@ def drop_text(batch: Batch, records: Container[int] = EVERYTHING, sessions: Cont
 
 
 def kept_subject(tool: str, subject: str) -> str:
-    """A subagent type, a skill, or a slash command without what it was given; a file without its name."""
+    """A subagent type, a skill, or a slash command without what it was given; a file without its name.
+
+    Of what is kept already, the same.
+    """
     if tool in EDITS:
-        return f"{digest_text(subject):016x}"
+        return subject if _DIGEST.fullmatch(subject) else f"{digest_text(subject):016x}"
     return next(iter(subject.split(None, 1)), "")
 
 

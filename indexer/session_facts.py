@@ -21,6 +21,8 @@ _COLUMNS = (
     "session_id", "turn_count", "tool_count", "tool_error_count", "file_count", "pull_request_count",
     "compaction_count", "interruption_count", "api_error_count", "model_change_count",
 )  # fmt: skip
+# Where a record's text is not kept, `told` of it stands in `block`.
+_COMMAND = "<command-name>"
 _EDITS = ", ".join(f"'{name}'" for name in EDITS)
 
 # A record that stands in several transcripts, or in an earlier generation of one, happened once.
@@ -30,9 +32,10 @@ SELECT
   n.session_id,
   count(DISTINCT CASE
     WHEN n.is_sidechain THEN NULL
-    WHEN n.type_id = :prompt OR n.type_id = :command AND r.text LIKE '%<command-name>%' THEN {_ONCE}
+    WHEN n.type_id = :prompt THEN {_ONCE}
+    WHEN n.type_id = :command AND (r.text LIKE '%{_COMMAND}%' OR r.block = {digest_text(_COMMAND)}) THEN {_ONCE}
   END) AS turn_count,
-  count(DISTINCT CASE WHEN n.type_id = :pull_request THEN r.text END) AS pull_request_count,
+  count(DISTINCT CASE WHEN n.type_id = :pull_request THEN coalesce(r.text, r.block) END) AS pull_request_count,
   count(DISTINCT CASE WHEN n.type_id = :compaction AND NOT n.is_sidechain THEN {_ONCE} END) AS compaction_count,
   count(DISTINCT CASE WHEN n.type_id = :interruption THEN {_ONCE} END) AS interruption_count,
   count(DISTINCT CASE WHEN n.type_id = :api_error THEN {_ONCE} END) AS api_error_count
@@ -81,6 +84,13 @@ LEFT JOIN ({_TOOLS}) AS t ON t.session_id = s.id
 LEFT JOIN ({_MODELS}) AS m ON m.session_id = s.id
 WHERE s.id IN (SELECT id FROM temp.touched_sessions)
 """
+
+
+def told(type_id: int, text: str) -> int | None:
+    """What is counted of a text: a digest that says that a human typed a command, or which pull request it names."""
+    if type_id == TYPES["command"] and _COMMAND in text:
+        return digest_text(_COMMAND)
+    return digest_text(text) if type_id == TYPES["pull_request"] else None
 
 
 def derive(connection: sqlite3.Connection) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Home, append, assistant, text, title, tool_result, tool_use, usage, user, write
+from builders import SESSION, Home, append, assistant, text, title, tool_result, tool_use, usage, user, write
 from conftest import CHECKOUT, RunCm, clean_environment
 from hosts import (
     DAILY,
@@ -32,8 +32,9 @@ from hosts import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_keep import configure
 
-from indexer import export, store
+from indexer import erasure, export, store
 from indexer.facts import VERSION, Options
 
 duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
@@ -365,6 +366,21 @@ def test_no_text_leaves_the_index_unless_asked_for(machine: Machine, tmp_path: P
     assert "secret plan" not in values(tmp_path / "out")
 
 
+@pytest.mark.parametrize("taken_out", ["forgotten", "redacted", "switched off"])
+def test_what_is_taken_out_of_the_index_is_in_no_later_export(machine: Machine, tmp_path: Path, taken_out: str):
+    write_out(machine, tmp_path / "out", True)
+    if taken_out == "forgotten":
+        erasure.forget(str(machine.db), [SESSION])
+    elif taken_out == "redacted":
+        erasure.redact(str(machine.db), ("secret plan", "Told", "Titled"))
+    else:
+        configure("text = false")
+        machine.index()
+    write_out(machine, tmp_path / "out", True)
+    assert not any(words in values(tmp_path / "out") for words in ("secret plan", "Told", "Titled"))
+    assert write_out(machine, tmp_path / "out", True)["partitions_written"] == 0
+
+
 def test_anonymised_paths_and_branches_still_group_and_join(tmp_path: Path):
     team = a_team(tmp_path / "team")
     for machine in team:
@@ -375,6 +391,21 @@ def test_anonymised_paths_and_branches_still_group_and_join(tmp_path: Path):
     sums = "SELECT {}, sum(output_tokens), sum(cost_usd) FROM usage GROUP BY 1 ORDER BY 2, 3"
     counted = [row[1:] for row in answer(tmp_path / "out", sums.format("project"))]
     assert counted == [row[1:] for row in answer(tmp_path / "plain", sums.format("project"))]
+
+
+def test_what_tools_were_given_is_text_or_a_path_too(tmp_path: Path):
+    (machine,) = machines(tmp_path, ["anvil"])
+    calls = [tool_use("SlashCommand", command="/ask secret plan"), tool_use("Edit", file_path="/home/dev/plan.py")]
+    write(machine.home.transcript(), [assistant(*calls), assistant(tool_use("Task", subagent_type="Explore"))])
+    machine.index()
+    subjects = "SELECT subject FROM tool_calls ORDER BY 1"
+    write_out(machine, tmp_path / "out")
+    assert answer(tmp_path / "out", subjects) == [("/ask",), ("/home/dev/plan.py",), ("Explore",)]
+    write_out(machine, tmp_path / "out", True)
+    assert answer(tmp_path / "out", subjects)[0] == ("/ask secret plan",)
+    write_out(machine, tmp_path / "out", False, True)
+    assert "plan" not in values(tmp_path / "out")
+    assert {("/ask",), ("Explore",)} < set(answer(tmp_path / "out", subjects))
 
 
 def test_with_another_key_digests_are_others(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -62,6 +62,31 @@ def test_a_forgotten_session_is_in_no_file_and_its_numbers_stay(home: builders.H
     assert run_cm("verify").returncode == 0
 
 
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_what_happened_in_a_session_is_counted_without_its_text(
+    home: builders.Home, db: Path, run_cm: RunCm, is_forgotten: bool
+) -> None:
+    links = [{"type": "pr-link", "prUrl": f"https://git.example/{n % 2}", "sessionId": SESSION} for n in range(3)]
+    typed = user(f"<command-name>/ask</command-name><command-args>{SAID}</command-args>")
+    lines = [user(SAID), typed, user(f"<local-command-stdout>{SAID}"), *links]
+    path = builders.write(home.transcript(), lines)
+    configure("")
+    refresh()
+    counted = "SELECT turn_count, pull_request_count FROM session_facts"
+    assert rows(db, counted) == [(2, 2)]
+    configure("" if is_forgotten else "text = false")
+    if is_forgotten:
+        assert run_cm("forget", SESSION, "--yes").returncode == 0
+    refresh()
+    assert rows(db, counted) == [(2, 2)]
+    builders.append(path, [typed, links[1], user(SAID)])
+    refresh()
+    assert rows(db, counted) == [(3, 2)]
+    refresh(full=True)
+    assert rows(db, counted) == [(3, 2)]
+    assert not remains(db, SAID) and not remains(db, "git.example")
+
+
 def test_it_does_not_come_back(home: builders.Home, db: Path, run_cm: RunCm) -> None:
     path = conversation(home)
     refresh()
@@ -101,6 +126,21 @@ def test_all_takes_the_numbers_too_and_they_do_not_come_back(home: builders.Home
     assert run_cm("verify").returncode == 0
 
 
+def test_a_session_is_forgotten_whose_rewritten_transcript_was_not_settled(
+    home: builders.Home, db: Path, run_cm: RunCm
+) -> None:
+    path = conversation(home)
+    conversation(home, OTHER, "harmless")
+    refresh()
+    builders.write(path, [user(f"Anew: {SAID}")])
+    refresh(is_stopped=lambda: True)
+    assert run_cm("forget", SESSION, "--all", "--yes").returncode == 0
+    done = run_cm("refresh")
+    assert done.returncode == 0, done.stderr
+    assert rows(db, "SELECT count(*) FROM files WHERE replaced_at IS NOT NULL OR replaces IS NOT NULL") == [(0,)]
+    assert run_cm("verify").returncode == 0
+
+
 def test_a_project_is_forgotten_with_all_its_sessions(home: builders.Home, db: Path, run_cm: RunCm) -> None:
     conversation(home)
     conversation(home, OTHER)
@@ -130,6 +170,21 @@ def test_lines_of_a_forgotten_session_in_another_s_transcript_are_blank_in_the_a
     refresh(full=True)
     assert not remains(db, SAID)
     assert chunks(db) == [True, True]
+
+
+def test_lines_of_a_fork_that_name_the_forgotten_session_stay_in_the_archive(
+    home: builders.Home, db: Path, run_cm: RunCm, tmp_path: Path
+) -> None:
+    records = [user(SAID), assistant()]
+    builders.write(home.transcript(), records)
+    origin = {"forkedFrom": {"sessionId": SESSION}, "sessionId": OTHER}
+    fork = builders.write(home.transcript(OTHER), [{**record, **origin} for record in records])
+    refresh()
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    builders.append(fork, [user("On.", sessionId=OTHER)])
+    refresh()
+    (back,) = restored(db, tmp_path / "out", OTHER).values()
+    assert back == fork.read_bytes()
 
 
 def test_a_fork_that_holds_copies_is_named(home: builders.Home, run_cm: RunCm) -> None:
@@ -227,6 +282,19 @@ def test_a_merge_does_not_bring_back_what_was_forgotten(home: builders.Home, db:
     assert texts and not any(SAID in text for text in texts)
     assert SAID not in search_for(run_cm, SAID)
     assert rows(db, SPENT) == before
+
+
+def test_a_file_that_is_changed_again_after_a_merge_counts_once(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    configure("text = false")
+    lines = [user(), assistant(tool_use("Edit", file_path="/home/dev/app/a.py"))]
+    path = builders.write(home.transcript(), lines)
+    refresh()
+    assert run_cm("forget", SESSION, "--yes").returncode == 0
+    refresh([str(builders.Home(db.parent / "laptop").root)], str(db.parent / "laptop.db"))
+    assert run_cm("merge", db.parent / "laptop.db").returncode == 0
+    builders.append(path, [assistant(tool_use("Edit", file_path="/home/dev/app/a.py"))])
+    refresh()
+    assert rows(db, "SELECT file_count FROM session_facts") == [(1,)]
 
 
 def test_what_another_index_brings_is_forgotten_too(home: builders.Home, db: Path) -> None:

@@ -222,6 +222,8 @@ def test_what_was_stored_before_is_found_and_masked(home: builders.Home, db: Pat
     path = builders.write(
         home.transcript(), [user(f"Key {ANTHROPIC}\n{PRIVATE_KEY}", cwd=f"/home/{GITHUB}/app"), assistant()]
     )
+    agent = builders.write(home.subagent(), [user(isSidechain=True, agentId="a1")])
+    agent.with_name("agent-a1.meta.json").write_text(json.dumps({"agentType": "x", "description": GITHUB}, indent=1))
     refresh()
     assert remains(db, ANTHROPIC)
     configure("keep = true\nredact = true")
