@@ -66,7 +66,7 @@ def export(connection: sqlite3.Connection, database: str, directory: str, option
     started = time.perf_counter()
     _require_pyarrow()
     try:
-        with store.Lock(database, of="export"), store.snapshot(connection):
+        with store.Lock(database, of="export", needs_index=False), store.snapshot(connection):
             _check_version(directory)
             found = _export(Facts(connection, options), directory, options)
     except OSError as error:

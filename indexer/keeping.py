@@ -168,7 +168,7 @@ def prune(
     path = archive.place(db)
     if not os.path.exists(path):
         raise CmError(f"{path}: there is no archive; nothing is kept")
-    with store.Lock(db):
+    with store.Lock(db, needs_index=False):
         connection = archive.open_archive(path, is_writer=True)
         try:
             limit = time.time_ns() - older_than if older_than is not None else None

@@ -273,7 +273,7 @@ def _version(connection: sqlite3.Connection, other: str) -> int:
     if found > schema.VERSION:
         raise IndexUnusable(f"{other} was made by a newer cm (schema {found}, this is {schema.VERSION}): update cm")
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not found or not {"hosts", "files", "record_usage"} <= tables:
+    if not found or not tables >= schema.OURS:
         raise IndexUnusable(f"{other} is not an index of cm; name another machine's cm.db")
     if connection.execute("SELECT 1 FROM meta WHERE key = 'is_loading'").fetchone():
         raise IndexUnusable(f"{other}: its first refresh has not completed; run `cm refresh` there")

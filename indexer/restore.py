@@ -28,7 +28,7 @@ def restore(source: str, path: str) -> str | None:
         raise BadInput(f"{source} is the index itself; name a backup of it")
     with closing(_open_backup(source)) as connection:
         store.make_folder(path)
-        with store.Lock(path):
+        with store.Lock(path, needs_index=False):
             kept = _keep(path)
             store.make_private(path)
             try:

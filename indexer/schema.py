@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # How many migrations there are. Known here so that opening a current index imports nothing to find out.
 VERSION = 14
 
+# Tables of every version.
+OURS = {"hosts", "files", "record_usage"}
+
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _DERIVED = ("responses", "tool_calls", "sessions")
 SQL = os.path.join(_HERE, "schema")
@@ -32,6 +35,13 @@ def check(connection: sqlite3.Connection, path: str) -> None:
         raise IndexUnusable(
             f"{path} was made by a newer cm (schema {found}, this is {VERSION}): update cm, or name another --db"
         )
+    if found < VERSION and _is_of_others(connection):
+        raise IndexUnusable(f"{path} is another program's database, no index of cm: name another file with --db")
+
+
+def _is_of_others(connection: sqlite3.Connection) -> bool:
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    return bool(tables) and not tables >= OURS
 
 
 def is_old(connection: sqlite3.Connection) -> bool:

@@ -71,18 +71,11 @@ def make_private(path: str, tell: Callable[[str], object] = lambda _: None) -> N
         _make_file(path)
         # One that is there is never opened but by SQLite: closing it would take away the locks that other connections
         # of this process have on it, and another process could delete the -wal that they read.
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        status = _stat_writable(path)
         if private.is_open_to_others(status) and _mend(path):
             tell(f"{path} could be read by other users of this machine; now only you can")
     except OSError as error:
         raise _unusable(path, error) from error
-    # SQLite takes a short file for an empty one, and would write over it.
-    if 0 < status.st_size < _SHORTEST:
-        raise explain(path, sqlite3.DatabaseError("file is not a database"))
 
 
 def _make_file(path: str) -> None:
@@ -91,6 +84,39 @@ def _make_file(path: str) -> None:
     except FileExistsError:
         return
     os.close(descriptor)
+
+
+def _stat_writable(path: str) -> os.stat_result:
+    """Raises OSError, and IndexUnusable for what is too short to be a database."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+    # SQLite takes a short file for an empty one, and would write over it.
+    if 0 < status.st_size < _SHORTEST:
+        raise explain(path, sqlite3.DatabaseError("file is not a database"))
+    return status
+
+
+def _refuse_others(path: str) -> None:
+    """Raises IndexUnusable for what is no index and cannot become one."""
+    try:
+        _stat_writable(path)
+        # A connection that only reads would leave the files of WAL mode beside it.
+        connection = sqlite3.connect(uri(path, "rw"), uri=True, timeout=0)
+        try:
+            schema.check(connection, path)
+        finally:
+            connection.close()
+    except FileNotFoundError:
+        raise IndexUnusable(f"{path}: there is no index yet; run `cm refresh`") from None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    except sqlite3.OperationalError:  # another program has it locked: whoever opens it next waits, or tells
+        return
+    except sqlite3.Error as error:
+        raise explain(path, error) from error
 
 
 def connect(path: str, is_writer: bool = False) -> sqlite3.Connection:
@@ -264,15 +290,18 @@ def real_path(shown: str) -> str:
 class Lock:
     """A lock file beside the index: one refresh, or one watch, at a time. `flock` lets go when its process dies."""
 
-    def __init__(self, path: str, wait: bool = False, of: str = "refresh") -> None:
-        """Takes the lock.
+    def __init__(self, path: str, wait: bool = False, of: str = "refresh", needs_index: bool = True) -> None:
+        """Takes the lock. Its file stays: another process may wait for it.
 
         Raises:
-            Locked: another process has it, and `wait` is false. IndexUnusable: its file cannot be written.
+            Locked: another process has it, and `wait` is false. IndexUnusable: its file cannot be written, or there is
+            none yet and `path` is no index that could be written, unless that is not needed.
         """
         import fcntl
 
         suffix = "lock" if of == "refresh" else f"{of}.lock"
+        if needs_index and not os.path.exists(f"{path}.{suffix}"):
+            _refuse_others(path)
         try:
             self._file, _ = private.open_file(f"{path}.{suffix}", os.O_RDWR)
         except OSError as error:

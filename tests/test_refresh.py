@@ -707,10 +707,36 @@ def test_an_index_made_by_an_older_cm_is_brought_up_by_refresh_only(a_history, d
 def test_a_file_that_is_no_index_is_refused_and_left_alone(a_history, db: Path, run_cm: RunCm, content):
     db.parent.mkdir()
     db.write_bytes(content)
-    done = run_cm("refresh")
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert str(db) in done.stderr
-    assert db.read_bytes() == content
+    for command in (["refresh"], ["prices"], ["keep", "pack"]):
+        done = run_cm(*command)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert str(db) in done.stderr
+        assert db.read_bytes() == content
+        assert list(db.parent.iterdir()) == [db]
+
+
+@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+def test_another_programs_database_is_refused_and_left_alone(a_history, db: Path, run_cm: RunCm, version, mode):
+    db.parent.mkdir()
+    with closing(sqlite3.connect(db)) as connection:
+        connection.executescript(f"PRAGMA journal_mode = {mode}; PRAGMA user_version = {version}; CREATE TABLE x (a)")
+    before = db.read_bytes()
+    for command in (["refresh"], ["prices"], ["keep", "pack"]):
+        done = run_cm(*command)
+        assert done.returncode == 1
+        assert done.stderr == f"cm: {db} is another program's database, no index of cm: name another file with --db\n"
+        assert db.read_bytes() == before
+        assert list(db.parent.iterdir()) == [db]
+
+
+def test_an_index_that_is_not_there_or_cannot_be_written_gets_no_lock(a_history, db: Path, run_cm: RunCm):
+    db.parent.mkdir()
+    done = run_cm("keep", "pack")
+    assert (done.returncode, "there is no index yet" in done.stderr, list(db.parent.iterdir())) == (1, True, [])
+    db.touch(mode=0o400)
+    done = run_cm("keep", "pack")
+    assert (done.returncode, "make it writable" in done.stderr, list(db.parent.iterdir())) == (1, True, [db])
 
 
 def test_what_a_parser_that_was_mended_makes_of_what_is_still_there(a_history, db: Path):
