@@ -18,8 +18,10 @@ from .store import transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from typing import Any
+
+    from .refresh import Progress
 
 _FORGETTING = "CREATE TEMP TABLE forgetting (id INTEGER PRIMARY KEY)"
 _RECORDS = """
@@ -58,6 +60,14 @@ WHERE
   -- A later generation is still to be matched with these.
   AND f.id NOT IN (SELECT replaces FROM files WHERE replaces IS NOT NULL)
 """
+_KEPT = """
+SELECT f.id, f.session, f.meta, ifnull(sum(c.end - c.start), 0)
+FROM files AS f LEFT JOIN chunks AS c ON c.file_id = f.id
+GROUP BY f.id
+ORDER BY f.session
+"""
+# Characters and bytes after which progress is told.
+_TOLD = 1_000_000
 # What says something beyond numbers and names. Ids, models, tools and times are what the numbers rest on.
 _TEXTS = (
     ("records", "text"),
@@ -309,8 +319,12 @@ def _drop_all_text(connection: sqlite3.Connection) -> None:
 # Secrets
 
 
-def redact(db: str, patterns: tuple[str, ...], is_dry: bool = False) -> dict[str, Any]:
+def redact(
+    db: str, patterns: tuple[str, ...], is_dry: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
     """Masks what the patterns find in what is stored already: index, search and archive.
+
+    `progress` hears how much of that was looked at.
 
     Returns:
         `findings`: where something was found, as `find`, and `is_clean`, as of `forget`.
@@ -319,7 +333,7 @@ def redact(db: str, patterns: tuple[str, ...], is_dry: bool = False) -> dict[str
         Locked: a refresh is at work. IndexUnusable.
     """
     with store.Lock(db), closing(store.open_writer(db)) as connection:
-        found: dict[str, Any] = {"findings": list(find(connection, db, patterns)), "is_clean": True}
+        found: dict[str, Any] = {"findings": list(find(connection, db, patterns, progress)), "is_clean": True}
         if found["findings"] and not is_dry:
             connection.execute("PRAGMA secure_delete = ON")
             connection.executescript(accounting.TOUCHED)
@@ -362,13 +376,21 @@ def _mask_archive(db: str, redactor: redaction.Redactor) -> bool:
         return archive.compact(connection)
 
 
-def find(connection: sqlite3.Connection, db: str, patterns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def find(
+    connection: sqlite3.Connection, db: str, patterns: tuple[str, ...], progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
     """What is stored that the patterns would keep out now: `place` (table and column, or the archive), `session` and
     `count` (rows, or transcripts). What was found is not said."""
     if not patterns:
         return
     redactor = redaction.redactor(patterns)
-    _register(connection, redactor)
+    look = _looking(connection, db, progress)
+
+    def finds(text: str | None) -> bool:
+        look(len(text or ""))
+        return redactor.finds(text)
+
+    connection.create_function("finds", 1, finds, deterministic=True)
     for table, column in _columns(connection):
         session = _SESSION_OF.get(table, "NULL")
         sql = f"SELECT {session}, count(*) FROM {table} AS t WHERE finds(t.{column}) GROUP BY 1 ORDER BY 1"
@@ -376,7 +398,27 @@ def find(connection: sqlite3.Connection, db: str, patterns: tuple[str, ...]) -> 
             yield {"place": f"{table}.{column}", "session": name, "count": count}
     if os.path.exists(archive.place(db)):
         with closing(archive.Reader(archive.place(db))) as reader:
-            yield from _find_archived(reader, redactor)
+            yield from _find_archived(reader, redactor, look)
+
+
+def _looking(connection: sqlite3.Connection, db: str, progress: Progress | None) -> Callable[[int], None]:
+    """What is called with the size of each text that is looked at, and tells of it from time to time."""
+    if progress is None:
+        return lambda size: None
+    parts = (f"SELECT sum(length({column})) AS size FROM {table}" for table, column in _columns(connection))
+    (total,) = connection.execute(f"SELECT ifnull(sum(size), 0) FROM ({' UNION ALL '.join(parts)})").fetchone()
+    if os.path.exists(archive.place(db)):
+        with closing(archive.Reader(archive.place(db))) as reader:
+            total += sum(size for _, _, size in reader.connection.execute(_KEPT))
+    done = 0
+
+    def look(size: int) -> None:
+        nonlocal done
+        before, done = done, done + size
+        if before < total and (done >= total or done // _TOLD > before // _TOLD):
+            progress(min(done, total), total)
+
+    return look
 
 
 def problems(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
@@ -411,13 +453,15 @@ _SESSION_OF = {
 }
 
 
-def _find_archived(reader: archive.Reader, redactor: redaction.Redactor) -> Iterator[dict[str, Any]]:
+def _find_archived(
+    reader: archive.Reader, redactor: redaction.Redactor, look: Callable[[int], None]
+) -> Iterator[dict[str, Any]]:
     sessions: dict[str, int] = {}
-    sql = "SELECT id, session, meta FROM files ORDER BY session"
-    for file_id, session, meta in reader.connection.execute(sql).fetchall():
+    for file_id, session, meta, size in reader.connection.execute(_KEPT).fetchall():
         about = [] if meta is None else [archive.described(meta)]
         if any(redactor.mask_chunk(data) != data for data in chain(reader.bytes_of(file_id), about)):
             sessions[session] = sessions.get(session, 0) + 1
+        look(size)
     for session, count in sessions.items():
         yield {"place": "archive", "session": session, "count": count}
 

@@ -222,6 +222,17 @@ def test_the_first_refresh_shows_a_bar_on_a_terminal_and_not_elsewhere(home: Hom
     assert (done.returncode, "Reading transcripts" in done.stderr) == (0, False)
 
 
+def test_looking_for_secrets_shows_a_bar_on_a_terminal_and_not_elsewhere(home: Home, run_cm: RunCm, tmp_path: Path):
+    write(home.transcript(), [user("words " * 200_000) for _ in range(20)])
+    run_cm("refresh")
+    (tmp_path / "config.toml").write_text("redact = true\n")
+    code, shown = on_a_terminal("redact", "--dry-run", CM_CONFIG=str(tmp_path / "config.toml"))
+    assert (code, "Looking for secrets" in shown, "100%" in shown) == (0, True, True)
+    assert shown.endswith("cm: 0 texts and transcripts of 0 sessions would be masked\r\n")
+    done = run_cm("redact", "--dry-run", env={"CM_CONFIG": str(tmp_path / "config.toml")})
+    assert done.stderr == "cm: 0 texts and transcripts of 0 sessions would be masked\n"
+
+
 def test_control_characters_of_a_project_do_not_reach_a_terminal(home: Home, run_cm: RunCm):
     write(home.transcript(), [assistant(text("a"), cwd="/p/\x1b[2Jx", model="m\x1b]0;y\x07")])
     for command in (["stats"], ["status"], ["stats", "--json"]):

@@ -8,6 +8,7 @@ from .. import config, erasure, projects, settings, store
 from ..cli import index_options, json_option, say
 from ..errors import BadInput
 from ..output import counted, dumps
+from .refresh import progress_bar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,11 +117,12 @@ def redact(roots: tuple[str, ...], db: str | None, as_json: bool, is_dry: bool, 
     if not patterns:
         raise BadInput(f"no patterns are configured: write `redact = true` into {settings.path()}")
     path = config.database(db)
-    found = erasure.redact(path, patterns, is_dry=True)
+    label = "Looking for secrets"
+    found = erasure.redact(path, patterns, is_dry=True, progress=progress_bar(label))
     if found["findings"] and not is_dry:
         if not is_sure:
             click.confirm(f"{_findings(found)}. Mask them for good?", abort=True, err=True)
-        found = erasure.redact(path, patterns)
+        found = erasure.redact(path, patterns, progress=progress_bar(label))
     if as_json:
         click.echo(dumps(found, indent=True))
     else:

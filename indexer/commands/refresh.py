@@ -102,7 +102,7 @@ def complain_if_empty(db: str, roots: Sequence[str]) -> None:
     )
 
 
-def progress_bar() -> Progress | None:
+def progress_bar(label: str = "Reading transcripts") -> Progress | None:
     """A bar on stderr if that is a terminal; it appears when there is much to read."""
     if not sys.stderr.isatty():
         return None
@@ -114,7 +114,7 @@ def progress_bar() -> Progress | None:
         if not shown:
             import click
 
-            shown.append(click.progressbar(length=total, label="Reading transcripts", file=sys.stderr))
+            shown.append(click.progressbar(length=total, label=label, file=sys.stderr))
             shown[0].__enter__()
         shown[0].update(done - shown[0].pos)
         if done >= total:
