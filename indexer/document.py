@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from html import escape
 
-from .markdown import to_html
 from .output import counted, dumps, printable
 
 TYPE_CHECKING = False
@@ -197,7 +196,7 @@ pre {{ overflow-x: auto; background: #8881; padding: .6rem; border-radius: .3rem
 table {{ border-collapse: collapse; }}
 td, th {{ border: 1px solid #8886; padding: .2rem .5rem; }}
 .wide {{ overflow-x: auto; }}
-.heading {{ font-weight: 600; }}
+h3 {{ font-size: 1rem; margin: 1rem 0 .3rem; }}
 .right {{ text-align: right; }}
 .center {{ text-align: center; }}
 .gone {{ opacity: .7; }}
@@ -229,14 +228,14 @@ def html(found: Row, when: Callable[[str], str], thinking: bool = False) -> str:
 def _html(step: Row, thinking: bool) -> Iterator[str]:
     kind = step["kind"]
     if kind == "answer":
-        yield to_html(_text(step))
+        yield _rendered(step)
     elif kind == "thinking":
         if thinking and step["text"] != "":
-            yield f"<details><summary>Thinking</summary>{to_html(_text(step))}</details>"
+            yield f"<details><summary>Thinking</summary>{_rendered(step)}</details>"
     elif kind == "prompt":
         yield f'<div class="prompt">{_shown(_text(step))}</div>'
     elif kind == "note":
-        yield f"<details><summary>{about(step)}</summary>{to_html(_text(step))}</details>"
+        yield f"<details><summary>{about(step)}</summary>{_rendered(step)}</details>"
     elif kind == "agent":
         yield from _html_agent(step, thinking)
     else:
@@ -246,6 +245,12 @@ def _html(step: Row, thinking: bool) -> Iterator[str]:
         for agent in step["agents"]:
             yield from _html_agent(agent, thinking)
         yield "</details>"
+
+
+def _rendered(step: Row) -> str:
+    from .markdown import to_html
+
+    return to_html(_text(step), "h3")
 
 
 def _html_agent(agent: Row, thinking: bool) -> Iterator[str]:

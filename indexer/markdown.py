@@ -1,63 +1,69 @@
-"""Markdown as HTML that does nothing: for texts of transcripts on a page."""
+"""Markdown of transcripts as HTML that does nothing: no markup of its own, nothing fetched, nothing run."""
 
 from __future__ import annotations
 
+import re
 from functools import cache
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 
 from .output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
-    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+    from markdown_it.utils import EnvType, OptionsDict
 
-# Others have no meaning outside the folder that they were written in, or would run.
-_SCHEMES = ("https://", "http://", "mailto:")
+# Others have no meaning outside the folder that they were written in, or would run: they stay as they were typed.
+_LINKED = re.compile("https?://|mailto:", re.IGNORECASE)
 
 
-def to_html(text: str) -> str:
-    """HTML of a text whose own HTML is shown as it is written, with no images: they would be fetched.
-
-    Headings are paragraphs of the class `heading`, because the page has its own.
-    """
-    return str(_parser().render(printable(text, one_line=False)))
+def to_html(text: str, heading: str) -> str:
+    """HTML of a text, its control characters escaped; its headings are all of that element, to fit below the page's."""
+    # Not before: a character may be written as an entity.
+    return printable(str(_parser().render(text, {"heading": heading})), one_line=False)
 
 
 @cache
 def _parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt
-
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
-    parser.disable("image")
-    parser.validateLink = lambda url: url.lower().startswith(_SCHEMES)  # type: ignore[method-assign]
-    parser.add_render_rule("link_open", _link)
-    parser.add_render_rule("heading_open", _heading)
-    parser.add_render_rule("heading_close", _heading)
-    # What may be wider than the page scrolls for itself, also by keyboard.
-    parser.add_render_rule("table_open", lambda *_: '<div class="wide" tabindex="0"><table>')
-    parser.add_render_rule("table_close", lambda *_: "</table></div>")
-    parser.add_render_rule("th_open", _cell)
-    parser.add_render_rule("td_open", _cell)
-    return parser
+    # Lines stay lines, as on Claude Code's terminal. Images would be fetched.
+    options = {"html": False, "breaks": True}
+    parser = _Parser("commonmark", options, renderer_cls=_Renderer).enable(["table", "strikethrough"])
+    return parser.disable("image")
 
 
-def _link(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
-    tokens[place].attrSet("rel", "noreferrer noopener")
-    return str(renderer.renderToken(tokens, place, options, env))
+class _Parser(MarkdownIt):
+    def validateLink(self, url: str) -> bool:
+        return _LINKED.match(url) is not None
 
 
-def _heading(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
-    token = tokens[place]
-    token.tag = "p"
-    if token.nesting == 1:
-        token.attrSet("class", "heading")
-    return str(renderer.renderToken(tokens, place, options, env))
+class _Renderer(RendererHTML):
+    """Each method is a rule, called by the name of a token."""
 
+    def heading_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return f"<{env['heading']}>"
 
-def _cell(renderer: Any, tokens: Sequence[Any], place: int, options: Any, env: Any) -> str:
-    # A style of its own no page allows.
-    if align := tokens[place].attrs.pop("style", None):
-        tokens[place].attrSet("class", align.removeprefix("text-align:"))
-    return str(renderer.renderToken(tokens, place, options, env))
+    def heading_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return f"</{env['heading']}>\n"
+
+    def link_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        tokens[idx].attrSet("rel", "noreferrer noopener")
+        return self.renderToken(tokens, idx, options, env)
+
+    def table_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        # What is wider than the page scrolls for itself, also by keyboard.
+        return '<div class="wide" tabindex="0"><table>\n'
+
+    def table_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return "</table></div>\n"
+
+    def th_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        # It comes as a style, which no page of ours allows.
+        if align := tokens[idx].attrs.pop("style", None):
+            tokens[idx].attrSet("class", str(align).removeprefix("text-align:"))
+        return self.renderToken(tokens, idx, options, env)
+
+    td_open = th_open

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from indexer.markdown import to_html
 
-TAGS = set("p br a em strong s code pre ul ol li blockquote hr div table thead tbody tr th td".split())
+TAGS = set("p h5 br a em strong s code pre ul ol li blockquote hr div table thead tbody tr th td".split())
 ATTRIBUTES = {"href", "rel", "title", "class", "tabindex", "start"}
 PIECES = (
     "[", "]", "(", ")", "<", ">", "!", "`", "```", "~~~", "*", "_", "|", "---", "#", "- ", "1. ", "> ", "\n", "\n\n",
-    " ", '"', "'", "=", "&", ";", "&lt;", "&#106;", "\\", "javascript:", "data:text/html,", "https://", "//x.org/",
-    "mailto:", "script", "img src=x onerror=alert(1)", "style", "| a | b |\n|---|:-:|\n| 1 | 2 |\n", "\x1b[31m",
-    "\u202e", "[x]: javascript:a\n", "word",
+    " ", '"', "'", "=", "&", ";", "&lt;", "&#106;", "&#x202e;", "&#27;", "\\", "javascript:", "data:text/html,",
+    "https://", "//x.org/", "mailto:", "script", "img src=x onerror=alert(1)", "style", "\x1b[31m", "\u202e",
+    "| a | b |\n|---|:-:|\n| 1 | 2 |\n", "[x]: javascript:a\n", "word",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class Parsed(HTMLParser):
 
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=40).map("".join))
 def test_nothing_in_a_text_becomes_more_than_its_layout(text: str) -> None:
-    html = to_html(text)
+    html = to_html(text, "h5")
     assert not any(character in html for character in "\x1b\u202e")
     for tag, attributes in Parsed(html).tags:
         assert tag in TAGS
@@ -50,10 +50,10 @@ def test_nothing_in_a_text_becomes_more_than_its_layout(text: str) -> None:
     "text", ["[src/app.py](src/app.py)", "[x](javascript:alert(1))", "![x](https://x.org/x.png)", "<b>x</b>", "&"]
 )
 def test_what_is_not_laid_out_is_still_there_to_be_read(text: str) -> None:
-    found = Parsed(to_html(text))
+    found = Parsed(to_html(text, "h5"))
     assert "img" not in [tag for tag, _ in found.tags]
     assert found.text.strip() in (text, "!x")
 
 
 def test_lines_stay_lines_and_headings_are_none_of_the_pages() -> None:
-    assert to_html("# Plan\nfirst\nsecond") == '<p class="heading">Plan</p>\n<p>first<br />\nsecond</p>\n'
+    assert to_html("# Plan\nfirst\nsecond", "h5") == "<h5>Plan</h5>\n<p>first<br />\nsecond</p>\n"

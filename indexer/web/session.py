@@ -140,7 +140,7 @@ def _show(found: Row, offset: int) -> None:
     if found.get("text"):
         found["text"] = _cut(found["text"].strip("\n"))
         if found.get("kind") in _MARKDOWN:
-            found["html"] = to_html(found["text"])
+            found["html"] = to_html(found["text"], "h5")
     related = (*found.get("parents", ()), *found.get("children", ()))
     parts = [found.get("prompt"), *found.get("turns", ()), *found.get("steps", ()), *found.get("agents", ()), *related]
     for part in parts:
