@@ -223,6 +223,8 @@ class Archive:
         """The row that the chunks of a job belong to: the present one while its bytes are the transcript's."""
         job = part.job
         path = display_path(job.found.path)
+        # An index that was restored gives other transcripts ids that it had given before.
+        self._execute("UPDATE files SET file_id = NULL WHERE file_id = ? AND path <> ?", (job.file_id, path))
         sql = "SELECT id, offset, dropped FROM files WHERE path = ? AND replaced_at IS NULL"
         before = self._execute(sql, (path,)).fetchone()
         if before is not None and (part.is_same or before[2] is not None):

@@ -211,6 +211,28 @@ def test_single_records_are_read_from_the_archive(home: builders.Home, db: Path)
             assert reader.read(999, 0, 10) is None
 
 
+def test_after_a_restore_no_other_transcript_s_bytes_are_read(home: builders.Home, db: Path, run_cm: RunCm) -> None:
+    refresh()
+    assert run_cm("backup", db.parent / "backup.db").returncode == 0
+    path = builders.write(home.transcript("b"), [user("Mine"), assistant(tool_use(command="mine"))])
+    refresh()
+    other = builders.write(home.transcript("c"), [user("Else"), assistant(tool_use(command="else"))])
+    refresh()
+    other.unlink()
+    builders.write(home.transcript("a"), [user("More"), assistant()])
+    assert run_cm("restore", db.parent / "backup.db").returncode == 0
+    refresh()
+    data = path.read_bytes()
+    path.unlink()
+    with closing(store.open_reader(str(db))) as index:
+        reader = archive.open_reader(str(db), index)
+        assert reader is not None
+        sql = "SELECT file_id, offset, length FROM records WHERE file_id = (SELECT id FROM files WHERE path = ?)"
+        with closing(reader):
+            for file_id, offset, length in index.execute(sql, (str(path),)).fetchall():
+                assert reader.read(file_id, offset, length) == data[offset : offset + length]
+
+
 def test_a_quiet_session_is_packed_into_one_chunk(home: builders.Home, db: Path, run_cm: RunCm, tmp_path: Path) -> None:
     path = home.transcript()
     for number in range(6):
