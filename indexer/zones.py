@@ -133,7 +133,8 @@ def use(connection: sqlite3.Connection, zone: str | None) -> None:
     (first, last) = connection.execute(_SPAN).fetchone()
     now = int(time.time() * 1000)
     # From midnight: a beginning within a quarter of an hour would count as a change there.
-    rows = offsets(zone, min(first or now, now) // rollups.DAY * rollups.DAY, max(last or now, now) + STEP)
+    start = now if first is None else min(first, now)
+    rows = offsets(zone, start // rollups.DAY * rollups.DAY, max(last or now, now) + STEP)
     connection.execute("CREATE TEMP TABLE zone_offsets (from_at INTEGER PRIMARY KEY, offset_ms INTEGER NOT NULL)")
     connection.executemany("INSERT INTO temp.zone_offsets VALUES (?, ?)", rows)
     marks = ", ".join("?" * len(LOCAL_VIEWS))

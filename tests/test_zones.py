@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from builders import Home, agent_progress, assistant, usage, write
+from builders import Home, agent_progress, append, assistant, usage, write
 from conftest import RunCm
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -294,3 +294,10 @@ def test_a_response_before_or_after_all_records_is_of_its_local_day(
     )
     assert f'"{day}"' in asked
     assert asked == configured
+
+
+def test_a_time_that_a_clock_without_a_battery_gave_leaves_the_others_in_their_zone(
+    evening: Home, run_cm: RunCm
+) -> None:
+    append(evening.transcript(), [assistant(timestamp="1970-01-01T00:00:00.000Z")])
+    assert '"2026-10-02"' in run_cm("daily", "--json", "-z", "Asia/Tokyo").stdout
