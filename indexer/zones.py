@@ -159,6 +159,18 @@ def offset_at(connection: sqlite3.Connection, at: int) -> int:
     return 0 if row is None else int(row[0])
 
 
+def start_of_day(connection: sqlite3.Connection, day: int) -> int:
+    """Milliseconds since 1970 UTC of the first moment of a local day, which need not be 00:00; days since 1970."""
+    return int(connection.execute(_START_OF_DAY, (day * 86_400_000,)).fetchone()[0])
+
+
+_START_OF_DAY = """
+SELECT min(max(z.from_at, ?1 - z.offset_ms))
+FROM (SELECT from_at, offset_ms, lead(from_at, 1, 1 << 62) OVER (ORDER BY from_at) AS until_at FROM zone_offsets) AS z
+WHERE ?1 - z.offset_ms < z.until_at
+"""
+
+
 def name(zone: str | None) -> str:
     """How the zone is called: the system's by the link that names it."""
     if zone is not None:

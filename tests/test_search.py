@@ -196,6 +196,15 @@ def test_nothing_that_is_typed_is_a_syntax_error(words: list[str]) -> None:
     connection.close()
 
 
+def test_a_day_whose_first_hour_the_clocks_skip_begins_at_one(
+    home: Home, find: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CM_TIMEZONE", "America/Santiago")
+    write(home.transcript(), [user("zebra", timestamp="2026-09-06T03:30:00.000Z")])  # the 5th at 23:30
+    assert len(find("zebra", "--until", "2026-09-05")) == 1
+    assert find("zebra", "--since", "2026-09-06") == []
+
+
 def test_filters(home: Home, find: Any) -> None:
     old = {"timestamp": "2026-01-05T10:00:00.000Z"}
     bash, edit = tool_use("Bash", command="zebra"), tool_use("Edit", file_path="/zebra")

@@ -17,7 +17,7 @@ from conftest import RunCm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer import config, refresh, reports, store, zones
+from indexer import config, refresh, reports, rollups, store, zones
 from indexer.errors import BadInput
 from indexer.settings import DAYS
 
@@ -301,3 +301,16 @@ def test_a_time_that_a_clock_without_a_battery_gave_leaves_the_others_in_their_z
 ) -> None:
     append(evening.transcript(), [assistant(timestamp="1970-01-01T00:00:00.000Z")])
     assert '"2026-10-02"' in run_cm("daily", "--json", "-z", "Asia/Tokyo").stdout
+
+
+@given(st.sampled_from(sorted(available_timezones())), st.dates(date(2012, 1, 2), date(2035, 12, 31)))
+def test_a_day_begins_with_the_first_moment_that_has_its_date(zone: str, day: date) -> None:
+    days = (day - date(1970, 1, 1)).days
+    around = (days - 30) * rollups.DAY, (days + 30) * rollups.DAY
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE zone_offsets (from_at INTEGER PRIMARY KEY, offset_ms INTEGER NOT NULL)")
+    connection.executemany("INSERT INTO zone_offsets VALUES (?, ?)", zones.offsets(zone, *around))
+    begins = datetime.fromtimestamp(zones.start_of_day(connection, days) / 1000, ZoneInfo(zone))
+    before = datetime.fromtimestamp(begins.timestamp() - 1, ZoneInfo(zone))
+    connection.close()
+    assert (begins.date(), before.date()) == (day, day - timedelta(1))

@@ -164,14 +164,12 @@ def _span(connection: sqlite3.Connection, since: str | None, until: str | None) 
     now = int(time.time() * 1000)
     today = _EPOCH + timedelta((now + zones.offset_at(connection, now)) // _DAY_MS)
     week = settings.DAYS.index(config.start_of_week())
-    first = _start_of(connection, filters.first_day(since, today, week)) if since else None
-    last = _start_of(connection, filters.last_day(until, today, week) + timedelta(1)) if until else None
-    return first, last
-
-
-def _start_of(connection: sqlite3.Connection, day: date) -> int:
-    local = (day - _EPOCH).days * _DAY_MS
-    return local - zones.offset_at(connection, local - zones.offset_at(connection, local))
+    first = filters.first_day(since, today, week) - _EPOCH if since else None
+    after = filters.last_day(until, today, week) + timedelta(1) - _EPOCH if until else None
+    return (
+        None if first is None else zones.start_of_day(connection, first.days),
+        None if after is None else zones.start_of_day(connection, after.days),
+    )
 
 
 def _sessions(
