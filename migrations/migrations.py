@@ -122,7 +122,7 @@ CREATE TABLE records ( -- one row per record of a transcript; the view messages 
   uuid TEXT, -- its own id
   parent_uuid TEXT, -- id of the record before it in the conversation
   digest INTEGER, -- of its bytes, where it has no uuid
-  block INTEGER, -- digest of its content block, of assistant records
+  block INTEGER, -- digest of its content block, of assistant records; of others, of what counts of a text not kept
   model_id INTEGER REFERENCES models (id), -- model, of assistant records
   response_id INTEGER, -- API response it is part of
   message_id TEXT, -- the API's id of the response
