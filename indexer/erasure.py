@@ -178,6 +178,8 @@ def _delete(connection: sqlite3.Connection) -> None:
     ):
         sql = f"INSERT OR IGNORE INTO temp.touched_{touched} SELECT {column} FROM {table} WHERE {_OF_RECORDS}"
         connection.execute(sql)
+    # Whoever merges this index is to take from another what is not here any more.
+    connection.execute(f"UPDATE files SET offset = 0 WHERE host_id <> 1 AND id IN (SELECT id >> 40 FROM ({_RECORDS}))")
     for table in ("record_usage", "tool_uses", "tool_results"):
         connection.execute(f"DELETE FROM {table} WHERE {_OF_RECORDS}")
     connection.execute(f"DELETE FROM records WHERE id IN ({_RECORDS})")

@@ -23,7 +23,7 @@ from machines import NAMES, Machines
 from sqlite_utils import Database
 from test_property import agree, files_of, history, put, said_by_index, said_by_reading
 
-from indexer import config, schema
+from indexer import config, erasure, schema
 from indexer.merge import merge
 from indexer.refresh import refresh as run_refresh
 
@@ -402,6 +402,27 @@ def test_of_many_machines_a_few_are_named(tmp_path, run_cm: RunCm):
     merged = index_of_merged(team, tmp_path / "merged.db")
     done = run_cm("stats", "--no-refresh", "--db", merged, env={"CLAUDE_CONFIG_DIR": str(team[0].home.root)})
     assert done.stderr.endswith("dev@host-4, dev@host-5, 2 more\n")
+
+
+def test_what_a_third_index_forgot_still_comes_from_where_it_is(machines: Machines):
+    path = write(machines.home.transcript(), [user(), assistant(), assistant(sessionId=OTHER)])
+    machines.refresh("alpha")
+    for name in ("beta", "gamma"):
+        machines.refresh(name)
+    machines.merge("beta", "alpha")
+    erasure.forget(str(machines.index("beta")), [OTHER], is_all=True)
+    machines.merge("gamma", "beta")
+    assert len(told(machines, "gamma")) == 1
+    machines.merge("gamma", "alpha", "beta")
+    assert told(machines, "gamma") == told(machines, "alpha")
+    machines.use("alpha")
+    append(path, [assistant(sessionId=OTHER)])
+    machines.refresh("alpha")
+    machines.merge("beta", "alpha")
+    assert len(told(machines, "beta")) == 1
+    machines.merge("gamma", "beta", "alpha")
+    assert places(machines, "gamma") == places(machines, "alpha")
+    assert machines.reports("gamma") == machines.reports("alpha")
 
 
 def test_a_damaged_copy_changes_nothing(machines: Machines, run_cm: RunCm):
