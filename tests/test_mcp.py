@@ -133,6 +133,16 @@ def test_what_was_said_is_found_once_there_is_a_full_text_index(a_history, ask: 
     assert told(none)["rows"] == told(phrase)["rows"] == []
 
 
+def test_what_is_asked_is_of_the_days_of_the_zone_of_now(
+    home: Home, ask: Ask, run_cm: RunCm, monkeypatch: pytest.MonkeyPatch
+):
+    write(home.transcript(), [user("zebra", timestamp="2026-10-01T22:30:00.000Z")])
+    run_cm("search", "zebra", env={"CM_TIMEZONE": "UTC"})
+    monkeypatch.setenv("CM_TIMEZONE", "Asia/Tokyo")
+    calls = [("search", {"words": "zebra", "since": day}) for day in ("2026-10-02", "2026-10-03")]
+    assert [len(told(result)["rows"]) for result in ask(*calls, options=())] == [1, 0]
+
+
 def test_sql_reads_and_nothing_else(a_history, ask: Ask, db: Path):
     refresh()
     objects, view, rows, *refusals = ask(
