@@ -27,7 +27,7 @@ MINUTE, HOUR, DAY = 60, 3_600, 86_400
 # A job has next to no environment: what decides where things are goes with it.
 _FILES = ("CM_DB", "CM_LOG", "CM_CONFIG", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 _LISTS = {"CM_ROOTS": os.pathsep, "CLAUDE_CONFIG_DIR": ","}
-_TEXTS = ("CM_LOG_LEVEL", "CM_TIMEZONE", "CM_WORKERS", "CM_HOST", "CM_USER", "TZ")
+_TEXTS = ("CM_LOG_LEVEL", "CM_TIMEZONE", "CM_START_OF_WEEK", "CM_WORKERS", "CM_HOST", "CM_USER", "TZ")
 # cron cuts off the rest of a longer command.
 _CRON_LENGTH = 950
 

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from builders import Home, user, write
+from builders import Home, assistant, user, write
 from conftest import RunCm, clean_environment
 
 from indexer import schedule
@@ -115,6 +116,16 @@ def test_relative_places_become_absolute(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.command[-4:] == ["--db", str(tmp_path / "some.db"), "--root", str(tmp_path / "root")]
     assert found.environment["CLAUDE_CONFIG_DIR"] == f"{tmp_path}/one,{tmp_path}/two"
     assert found.environment["CM_LOG"] == f"{tmp_path}/cm.log"
+
+
+def test_the_views_weeks_begin_with_the_day_they_began_with(home: Home, db: Path, monkeypatch: pytest.MonkeyPatch):
+    write(home.transcript(), [assistant(timestamp="2026-10-07T10:00:00.000Z")])  # a Wednesday
+    monkeypatch.setenv("CM_START_OF_WEEK", "tuesday")
+    job = schedule.job("5m", str(db))
+    environment = {"PATH": os.environ["PATH"], **job.environment, "CLAUDE_CONFIG_DIR": str(home.root)}
+    subprocess.run(job.command, env=environment, cwd="/", check=True)
+    with closing(sqlite3.connect(db)) as connection:
+        assert connection.execute("SELECT week FROM weekly_usage").fetchall() == [("2026-10-06",)]
 
 
 def test_a_line_that_cron_would_cut_off_or_split_is_refused(monkeypatch: pytest.MonkeyPatch):
