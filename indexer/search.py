@@ -10,6 +10,7 @@ from itertools import islice
 from . import passages, sessions
 from .errors import BadInput
 from .store import fetch_dicts
+from .times import LATEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _months(since: int, until: int | None) -> list[str]:
     from datetime import UTC, datetime
 
     first = datetime.fromtimestamp(max(since, 0) / 1000, UTC)
-    last = datetime.now(UTC) if until is None else datetime.fromtimestamp(max(until, 0) / 1000, UTC)
+    last = datetime.now(UTC) if until is None else datetime.fromtimestamp(min(max(until, 0), LATEST) / 1000, UTC)
     span = range(first.year * 12 + first.month - 1, last.year * 12 + last.month + (until is None))
     return [f"m{month // 12:04}{month % 12 + 1:02}" for month in span] if len(span) <= _MONTHS else []
 

@@ -214,6 +214,7 @@ def test_filters(home: Home, find: Any) -> None:
     assert [len(find("zebra", "--since", "2026-01-06")), len(find("zebra", "--until", "2026-01-05"))] == [4, 1]
     assert snippets(find("zebra", "--project", "shop", "--role", "prompt")) == ["zebra three"]
     assert snippets(find("zebra", "--session", SESSION, "--role", "answer")) == ["zebra two"]
+    assert len(find("zebra", "--since", "2026-01-06", "--until", "9999-12-31")) == 4
     assert [row["tool"] for row in find("zebra", "--tool", "Bash")] == ["Bash"]
     assert find("zebra", "--session", "none") == []
     assert len(find("zebra", "--limit", "2")) == 2

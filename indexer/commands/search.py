@@ -165,10 +165,10 @@ def _span(connection: sqlite3.Connection, since: str | None, until: str | None) 
     today = _EPOCH + timedelta((now + zones.offset_at(connection, now)) // _DAY_MS)
     week = settings.DAYS.index(config.start_of_week())
     first = filters.first_day(since, today, week) - _EPOCH if since else None
-    after = filters.last_day(until, today, week) + timedelta(1) - _EPOCH if until else None
+    last = filters.last_day(until, today, week) - _EPOCH if until else None
     return (
         None if first is None else zones.start_of_day(connection, first.days),
-        None if after is None else zones.start_of_day(connection, after.days),
+        None if last is None else zones.start_of_day(connection, last.days + 1),
     )
 
 
