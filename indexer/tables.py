@@ -345,7 +345,8 @@ def duration(milliseconds: float) -> str:
 
 
 def _called(row: Row, names: Names) -> list[str]:
-    return [printable(name) for model, name in names.models.items() if model in (row.get("models") or ())]
+    models = row.get("models") or ()
+    return list(dict.fromkeys(printable(name) for model, name in names.models.items() if model in models))
 
 
 def _some(called: Sequence[str], width: int) -> str:

@@ -169,6 +169,13 @@ def test_what_has_no_price_is_unpriced_and_named(home: Home, run_cm: RunCm) -> N
     assert any(f"{UNPRICED} (2,000 tokens)" in line and "cm prices set" in line for line in lines)
 
 
+def test_a_model_that_is_spelled_in_two_ways_is_named_once(home: Home, run_cm: RunCm) -> None:
+    models = ["claude-opus-4-5-20251101", "us.anthropic.claude-opus-4-5-20251101-v1:0", "claude-opus-4-5"]
+    write(home.transcript(), [assistant(model=model) for model in models])
+    (row,) = body(table(run_cm, "daily"))
+    assert row.split()[1] == "opus-4-5" and row.count("opus") == 1
+
+
 def test_responses_without_their_final_count_are_counted(home: Home, run_cm: RunCm) -> None:
     write(home.transcript(), [assistant(usage=usage(1, 2), stop_reason=None) for _ in range(3)])
     for name in ("daily", "sessions", "blocks"):
