@@ -49,14 +49,19 @@ def _refuse_others(target: str) -> None:
             head = file.read(20)
     except OSError as error:
         raise BadInput(f"{target}: {error.strerror}; name another file") from error
-    if not head.startswith(_MAGIC) or head[18:] != _SINGLE_FILE or not _is_index(target):
+    if not head.startswith(_MAGIC) or head[18:] != _SINGLE_FILE or not _is_backup(target):
         raise BadInput(f"{target} is there already and is no backup: nothing was saved; name another file")
 
 
-def _is_index(path: str) -> bool:
+def _is_backup(path: str) -> bool:
     with closing(sqlite3.connect(path)) as connection:
-        sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('files', 'records')"
-        return bool(connection.execute(sql).fetchone()[0] == 2)
+        return is_index(connection)
+
+
+def is_index(connection: sqlite3.Connection) -> bool:
+    """Whether a database has an index's tables, of whatever version."""
+    sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('files', 'records')"
+    return bool(connection.execute(sql).fetchone()[0] == 2)
 
 
 def _copy(source: sqlite3.Connection, partial: str, target: str) -> None:

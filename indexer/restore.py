@@ -46,7 +46,7 @@ def _open_backup(source: str) -> sqlite3.Connection:
     try:
         connection = store.connect_to_read(source)
         schema.check(connection, source)
-        is_index = schema.version(connection) > 0
+        is_index = schema.version(connection) > 0 and backup.is_index(connection)
     except sqlite3.Error as error:
         raise BadInput(f"{source} is no usable backup ({error}): nothing was restored; name another") from error
     problem = backup.damage(connection) if is_index else "it is no index of cm"

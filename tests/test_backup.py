@@ -23,7 +23,7 @@ from conftest import RunCm, clean_environment
 from ledger import rows
 from sqlite_utils import Database
 
-from indexer import config, refresh, schema, store
+from indexer import archive, config, refresh, schema, store
 from indexer.backup import save
 from indexer.errors import BadInput, IndexUnusable
 from indexer.restore import restore
@@ -236,17 +236,20 @@ def test_a_damaged_index_is_told_and_replaced_by_a_backup(
 
 
 def test_what_is_no_backup_is_not_restored(index: Path, tmp_path: Path, run_cm: RunCm):
-    notes, other, half, newer = (tmp_path / name for name in ("notes", "other.db", "half.db", "newer.db"))
+    notes, other, kept, half, newer = (
+        tmp_path / name for name in ("notes", "other.db", "kept.db", "half.db", "newer.db")
+    )
     notes.write_text("mine")
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("CREATE TABLE photos (x)")
+    archive.open_archive(str(kept), is_writer=True).close()
     for path in (half, newer):
         assert run_cm("backup", path).returncode == 0
     cut_in_half(half)
     with closing(sqlite3.connect(newer)) as connection:
         connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     before = contents(index)
-    for path in (notes, other, half, newer, tmp_path / "nothing", index):
+    for path in (notes, other, kept, half, newer, tmp_path / "nothing", index):
         assert str(path) in one_line(run_cm("restore", path))
         assert contents(index) == before
     assert not list(index.parent.glob("*before-restore*"))
