@@ -290,6 +290,8 @@ def _migrated(connection: sqlite3.Connection, copy: str) -> None:
 def _merge(connection: sqlite3.Connection, source: str) -> dict[str, Any]:
     # What is added goes everywhere: by digest, not to the end.
     connection.executescript(f"{BULK_PRAGMAS} PRAGMA cache_size = -32768; {accounting.TOUCHED}")
+    # What must not be stored comes along and is taken out at the end: nothing of it is to be left in free space.
+    connection.execute("PRAGMA secure_delete = ON")
     for table in _TEMPORARY:
         connection.execute(f"DROP TABLE IF EXISTS temp.{table.partition(' ')[0]}")
         connection.execute(f"CREATE TEMP TABLE {table}")

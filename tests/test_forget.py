@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import builders
 import orjson
@@ -16,6 +18,7 @@ from test_keep import chunks, configure, restored
 from test_redaction import remains, rows
 
 from indexer import accounting, erasure, refresh, store
+from indexer.merge import merge
 
 OTHER = "5e551000-0000-4000-8000-000000000002"
 SAID = "theunspeakable"
@@ -282,6 +285,34 @@ def test_a_merge_does_not_bring_back_what_was_forgotten(home: builders.Home, db:
     assert texts and not any(SAID in text for text in texts)
     assert SAID not in search_for(run_cm, SAID)
     assert rows(db, SPENT) == before
+
+
+@pytest.mark.parametrize("config", ["", "text = false", "[redact]\nsets = []\npatterns = ['theunspeakable']"])
+def test_nothing_of_what_a_merge_may_not_bring_is_left_in_free_space(
+    home: builders.Home, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    configure('host = "laptop"')
+    path = builders.write(home.transcript(), [user(f"{'word ' * (n % 50) * 30}{SAID}") for n in range(300)])
+    refresh(db=str(tmp_path / "laptop.db"))
+    path.unlink()
+    configure(config)
+    conversation(home, OTHER, "harmless")
+    refresh()
+    if not config:
+        erasure.forget(str(db), [SESSION])
+    # As SQLite does by itself where it was not built to do otherwise.
+    monkeypatch.setattr(store, "open_writer", _without_secure_delete(store.open_writer))
+    assert merge(str(tmp_path / "laptop.db"), str(db))["records_added"] == 300
+    assert not remains(db, SAID)
+
+
+def _without_secure_delete(open_writer: Callable[..., sqlite3.Connection]) -> Callable[..., sqlite3.Connection]:
+    def opened(*arguments: Any) -> sqlite3.Connection:
+        connection = open_writer(*arguments)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    return opened
 
 
 def test_a_file_that_is_changed_again_after_a_merge_counts_once(home: builders.Home, db: Path, run_cm: RunCm) -> None:
