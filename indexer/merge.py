@@ -11,7 +11,9 @@ host has no more (it was read again, or the index was made anew) goes only as fa
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -232,6 +234,8 @@ def merge(other: str, path: str) -> dict[str, Any]:
     started = time.perf_counter()
     _check_is_another(other, path)
     with store.Lock(path, wait=True), ExitStack() as stack:
+        for left in glob.glob(f"{glob.escape(path)}.merge-*"):  # by a merge that was killed
+            shutil.rmtree(left)
         source = stack.enter_context(_readable(other, path))
         connection = stack.enter_context(closing(store.open_writer(path)))
         try:
@@ -259,7 +263,8 @@ def _readable(other: str, path: str) -> Iterator[str]:
             if _version(connection, other) == schema.VERSION:
                 yield found
                 return
-            with tempfile.TemporaryDirectory(prefix="cm-merge-", dir=os.path.dirname(path)) as folder:
+            beside, name = os.path.split(path)
+            with tempfile.TemporaryDirectory(prefix=f"{name}.merge-", dir=beside) as folder:
                 copy = os.path.join(folder, "other.db")
                 _migrated(connection, copy)
                 yield store.uri(copy, "ro")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 from builders import append, assistant, tool_result, tool_use, usage, user, write
-from conftest import RunCm
+from conftest import RunCm, clean_environment
 from hosts import index_of_merged
 from hosts import machines as some_machines
 from hypothesis import HealthCheck, Phase, given, settings
@@ -344,7 +346,19 @@ def test_an_index_of_an_older_cm_is_migrated_in_a_copy_and_known_again_when_it_i
     machines.refresh("beta")
     (migrated,) = machines.merge("alpha", "beta")
     assert (migrated["files_added"], migrated["records_added"]) == (0, 0)
-    assert [path.name for path in machines.folder.iterdir() if path.name.startswith("cm-merge")] == []
+    assert list(machines.folder.glob("*merge*")) == []
+
+
+def test_the_copy_that_a_killed_merge_left_is_removed(machines: Machines, an_older_index: Path):
+    machines.refresh("alpha")
+    dies = (
+        "import os, sys; from indexer import merge; merge._merge = lambda *_: os._exit(9); merge.merge(*sys.argv[1:])"
+    )
+    index = machines.index("alpha")
+    subprocess.run([sys.executable, "-c", dies, an_older_index, index], env=clean_environment(), check=False)
+    assert list(machines.folder.glob("alpha.db.merge-*/other.db"))
+    machines.merge("alpha", "beta")
+    assert list(machines.folder.glob("*merge*")) == []
 
 
 def test_an_index_that_is_refreshed_meanwhile_is_taken_as_it_is_at_one_moment(machines: Machines):
